@@ -1,0 +1,33 @@
+"""Detectors behind enhancers: labelled sets, darkening, COCO mAP, tables and pictures.
+
+>>> import detection
+>>> night = detection.darken(detection.sample_set(), "dark")
+>>> table = detection.evaluate(night, detection.detector(), {"raw": detection.enhancer("raw")})
+"""
+
+from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
+from detection.coco import read_coco, read_dataset, read_yolo
+from detection.dataset import Dataset, Sample, darken
+from detection.detectors import Detector, TorchvisionDetector, detector
+from detection.enhancers import Enhancer, enhancer
+from detection.evaluate import evaluate
+from detection.sample import sample_set
+
+__all__ = [
+    "COCO_CLASSES",
+    "EXDARK_CLASSES",
+    "Dataset",
+    "Detections",
+    "Detector",
+    "Enhancer",
+    "Sample",
+    "TorchvisionDetector",
+    "darken",
+    "detector",
+    "enhancer",
+    "evaluate",
+    "read_coco",
+    "read_dataset",
+    "read_yolo",
+    "sample_set",
+]

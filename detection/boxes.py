@@ -1,0 +1,97 @@
+"""Boxes, and the names of what is in them: the twelve classes of ExDark and the eighty of COCO.
+
+ExDark: Loh and Chan, "Getting to Know Low-light Images with the Exclusively Dark Dataset", CVIU 2019.
+COCO: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXDARK_CLASSES = (
+    "Bicycle",
+    "Boat",
+    "Bottle",
+    "Bus",
+    "Car",
+    "Cat",
+    "Chair",
+    "Cup",
+    "Dog",
+    "Motorbike",
+    "People",
+    "Table",
+)
+"""The classes of ExDark in the order of its own list."""
+
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)
+# fmt: on
+"""The eighty classes of COCO, in the order detectors number them from 0."""
+
+# Everything else that both know has one name.
+_EXDARK_TO_COCO = {"motorbike": "motorcycle", "people": "person", "table": "dining table"}
+
+
+def coco_name(name: str) -> str:
+    """Return the COCO name of a class, ``People`` -> ``person``; an unknown name comes back in lower case."""
+    return _EXDARK_TO_COCO.get(name.lower(), name.lower())
+
+
+def class_map(source: Sequence[str], target: Sequence[str]) -> NDArray[np.int64]:
+    """Map the class numbers of one list of names to another's.
+
+    Returns:
+        (len(source),) numbers in `target`; -1 where `target` does not have the class.
+    """
+    numbers = {coco_name(name): i for i, name in enumerate(target)}
+    return np.array([numbers.get(coco_name(name), -1) for name in source], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image.
+
+    Attributes:
+        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the stored image.
+        scores: (N,) float in [0,1].
+        labels: (N,) int, numbers in the detector's `names`.
+
+    Raises:
+        ValueError: if the three do not have these shapes.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.labels.shape != (n,):
+            raise ValueError(
+                "Expected arguments `boxes`, `scores` and `labels` of shapes (N, 4), (N,) and (N,) "
+                f"but got {self.boxes.shape}, {self.scores.shape} and {self.labels.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def relabel(self, mapping: NDArray[np.int64]) -> Detections:
+        """Number the classes anew by a `class_map`; what maps to -1 is dropped."""
+        labels = mapping[self.labels]
+        kept = labels >= 0
+        return Detections(self.boxes[kept], self.scores[kept], labels[kept])

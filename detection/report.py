@@ -1,0 +1,120 @@
+"""Tables as CSV and Markdown, and side-by-side pictures with the boxes drawn in."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from detection.boxes import Detections
+from detection.dataset import Pixels
+
+DRAWN_SCORE = 0.25
+"""Boxes below this score are left out of pictures."""
+
+_DECIMALS = {"mAP50": 4, "mAP50-95": 4, "PSNR": 2, "SSIM": 4, "ms": 1, "detector_ms": 1}
+_COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as it is printed and written: as many decimals as a column deserves."""
+    return table.round(_DECIMALS)
+
+
+def write_csv(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table of `evaluate` as CSV, plain numbers; a value there is none of stays empty."""
+    _write(rounded(table).to_csv(index=False), Path(path))
+
+
+def write_markdown(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
+    """Write a table of `evaluate` as Markdown, with the notes under it as a list."""
+    columns = list(table.columns)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    _write(text + "\n\n" + "".join(f"- {note}\n" for note in notes), Path(path))
+
+
+def _cell(column: str, value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.{_DECIMALS.get(column, 4)}f}"
+    return str(value)
+
+
+def _write(text: str, path: Path) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a side-by-side picture.
+
+    Attributes:
+        title: what stands above it.
+        image: (H, W, 3) uint8 RGB.
+        found: the boxes to draw, in pixels of the image; those of a score below `DRAWN_SCORE` are left out.
+    """
+
+    title: str
+    image: Pixels
+    found: Detections
+
+
+def side_by_side(rows: Sequence[Sequence[Panel]], classes: Sequence[str], width: int = 400) -> Image.Image:
+    """Draw rows of panels, each `width` pixels wide, with a title and boxes.
+
+    Args:
+        rows: rows of panels; all images of one row measure the same.
+        classes: the names that the labels number.
+        width: of one panel, in pixels.
+    """
+    drawn = [[_draw(panel, classes, width) for panel in row] for row in rows]
+    sheet = Image.new(
+        "RGB",
+        (max(sum(panel.width for panel in row) for row in drawn), sum(row[0].height for row in drawn)),
+        "white",
+    )
+    top = 0
+    for row in drawn:
+        left = 0
+        for panel in row:
+            sheet.paste(panel, (left, top))
+            left += panel.width
+        top += row[0].height
+    return sheet
+
+
+def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
+    border, header = 2, 22
+    scale = (width - 2 * border) / panel.image.shape[1]
+    size = (width - 2 * border, max(1, round(panel.image.shape[0] * scale)))
+    picture = Image.new("RGB", (width, size[1] + header + border), "white")
+    picture.paste(Image.fromarray(panel.image).resize(size, Image.Resampling.BICUBIC), (border, header))
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    pen.text((border, 3), panel.title, fill="black", font=font)
+    for box, score, label in zip(panel.found.boxes, panel.found.scores, panel.found.labels, strict=True):
+        if score < DRAWN_SCORE:
+            continue
+        colour = _COLOURS[label % len(_COLOURS)]
+        x1, y1, x2, y2 = box * scale + [border, header, border, header]
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+        text = f"{classes[label]} {score:.2f}"
+        place = (x1 + 2, max(header, y1 - 14) if y1 > header + 14 else y1 + 2)
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+        pen.text(place, text, fill="black", font=font)
+    return picture
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Write a picture as JPEG."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    picture.save(beside, format="JPEG", quality=90)
+    os.replace(beside, path)

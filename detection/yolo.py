@@ -1,0 +1,136 @@
+"""YOLO detectors through ultralytics, which is licensed under AGPL-3.0; so are the weights in the package.
+
+The one file that imports ultralytics: who does not use it owes nothing to its licence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections, class_map
+from detection.dataset import Pixels
+
+# Without these, importing ultralytics looks for a network and may install packages.
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+try:
+    from ultralytics.models.yolo.model import YOLO
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "YOLO detectors need ultralytics (AGPL-3.0): pip install 'glare-torch[detection]'."
+    ) from error
+
+WEIGHTS = Path(__file__).parent / "weights"
+# Every box that could matter to a precision-recall curve; COCO counts the best 100 of an image.
+_MIN_SCORE, _MAX_BOXES, _IMAGE_SIZE = 0.001, 300, 640
+
+
+class YOLODetector:
+    """A YOLO model of ultralytics at 640 pixels.
+
+    Args:
+        model: the model, its class names set.
+        device: where it computes.
+    """
+
+    def __init__(self, model: YOLO, device: str = "cpu") -> None:
+        self._model = model
+        self._device = device
+
+    @classmethod
+    def from_name(cls, name: str | Path, device: str = "cpu") -> YOLODetector:
+        """Load any model ultralytics knows by name or path; a ``.pt`` is a pickle: name only what you trust.
+
+        Raises:
+            FileNotFoundError: if ultralytics knows no such name or file.
+        """
+        return cls(YOLO(str(name), task="detect"), device)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The classes the model was trained on."""
+        return tuple(self._model.names.values())
+
+    def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
+        """Find objects in (H, W, 3) uint8 RGB images; see `Detector`."""
+        # One by one: ultralytics pads the images of a batch alike, so a neighbour could change a result.
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Pixels) -> Detections:
+        results: Any = self._model.predict(
+            np.ascontiguousarray(image[..., ::-1]),  # ultralytics takes arrays as BGR
+            conf=_MIN_SCORE,
+            max_det=_MAX_BOXES,
+            imgsz=_IMAGE_SIZE,
+            device=self._device,
+            verbose=False,
+        )
+        found = results[0].boxes
+        return Detections(
+            found.xyxy.cpu().numpy().astype(np.float64),
+            found.conf.cpu().numpy().astype(np.float64),
+            found.cls.cpu().numpy().astype(np.int64),
+        )
+
+
+def built_in(device: str = "cpu", weights: Path = WEIGHTS) -> YOLODetector:
+    """Return the twelve-class detector of the package, loaded from safetensors without unpickling.
+
+    Args:
+        device: where it computes.
+        weights: the folder with ``yolo26n-exdark.safetensors`` and ``yolo26n-exdark.yaml``.
+
+    Raises:
+        FileNotFoundError: if the files are not there.
+        RuntimeError: if the tensors are not those of the architecture.
+    """
+    architecture = weights / "yolo26n-exdark.yaml"
+    tensors = load_file(weights / "yolo26n-exdark.safetensors")
+    model = YOLO(str(architecture), task="detect")
+    network: Any = model.model
+    keep_exdark_classes(network)
+    network.load_state_dict(tensors, strict=True)
+    network.eval()
+    return YOLODetector(model, device)
+
+
+def keep_exdark_classes(network: Any) -> None:
+    """Turn an eighty-class COCO ``DetectionModel`` into one with ExDark's twelve classes, in place.
+
+    The rows of the twelve classes are kept in the last 1×1 convolution of every class branch, of the
+    one-to-many and of the one-to-one head. A model *built* with twelve classes has narrower branches and takes
+    no weights of yolo26n, so this is also how the built-in detector is built before it is loaded.
+
+    Raises:
+        ValueError: if the network does not have COCO's eighty classes.
+    """
+    head = network.model[-1]
+    if head.nc != len(COCO_CLASSES):
+        raise ValueError(
+            f"Expected argument `network` to have {len(COCO_CLASSES)} classes but got {head.nc}."
+        )
+    rows = torch.from_numpy(class_map(EXDARK_CLASSES, COCO_CLASSES))
+    for branches in (head.cv3, head.one2one_cv3):
+        for branch in branches:
+            branch[-1] = _keep_rows(branch[-1], rows)
+    head.nc = len(rows)
+    head.no = head.nc + 4 * head.reg_max
+    network.nc = head.nc
+    network.names = dict(enumerate(EXDARK_CLASSES))
+
+
+def _keep_rows(layer: nn.Conv2d, rows: torch.Tensor) -> nn.Conv2d:
+    kept = nn.Conv2d(layer.in_channels, len(rows), kernel_size=1).to(layer.weight)
+    with torch.no_grad():
+        kept.weight.copy_(layer.weight[rows])
+        if layer.bias is not None and kept.bias is not None:
+            kept.bias.copy_(layer.bias[rows])
+    return kept
