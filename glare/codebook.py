@@ -1,0 +1,95 @@
+"""Stage I: a codebook of normal-light features, learned by a VQGAN (GLARE, section 3.1).
+
+An image is encoded to a latent at a quarter of its size, each position of which is replaced by the nearest of the
+codes; the decoder turns the codes back into an image. The decoder's features are what stage III borrows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glare.config import GLAREConfig
+from glare.layers import Decoder, Encoder
+
+#: Distances held at once in the search for the nearest code: 2²³ float32 are 32 MiB.
+SEARCH_ELEMENTS = 2**23
+
+
+class Quantizer(nn.Module):
+    """Nearest entry of a learned codebook (van den Oord et al., "Neural Discrete Representation Learning", 2017)."""
+
+    def __init__(self, codes: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codes, channels)
+        nn.init.uniform_(self.embedding.weight, -1.0, 1.0)
+
+    @torch.no_grad()
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Index of the nearest code (L2) for each position: (B,C,H,W) -> (B,H,W), int64.
+
+        Searched in float32, whatever the autocast, and in chunks: the memory does not grow with codes × positions.
+        """
+        codes = self.embedding.weight.float()
+        flat = latent.float().movedim(1, -1).reshape(-1, codes.shape[1])
+        norms = codes.square().sum(1)
+        with torch.autocast(latent.device.type, enabled=False):
+            # |z - c|² less |z|², which is the same for all codes.
+            indices = [
+                torch.addmm(norms, chunk, codes.T, alpha=-2.0).argmin(1)
+                for chunk in flat.split(max(1, SEARCH_ELEMENTS // len(codes)))
+            ]
+        return torch.cat(indices).view(latent.shape[0], *latent.shape[2:])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """The codes at ``indices``: (B,H,W) -> (B,C,H,W)."""
+        return F.embedding(indices, self.embedding.weight).movedim(-1, 1)
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantise ``latent`` (B,C,H,W).
+
+        Returns:
+            the codes (B,C,H,W), through which the gradient passes straight to ``latent``; their indices (B,H,W);
+            and the codebook loss 0.25·‖sg(z_q) − z‖² + ‖z_q − sg(z)‖² (means), a scalar.
+        """
+        indices = self.nearest(latent)
+        codes = self.lookup(indices).to(latent.dtype)
+        loss = 0.25 * F.mse_loss(latent, codes.detach()) + F.mse_loss(codes, latent.detach())
+        return latent + (codes - latent).detach(), indices, loss
+
+
+class Codebook(nn.Module):
+    """The VQGAN's generator: encoder, quantiser, decoder. Images are RGB in [0,1], sizes multiples of 4."""
+
+    def __init__(self, config: GLAREConfig) -> None:
+        super().__init__()
+        channels = config.latent_channels
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(channels, channels, 1)
+        self.quantizer = Quantizer(config.codes, channels)
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1)
+        self.decoder = Decoder(config)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] -> latent (B,C,H/4,W/4), not quantised: the target of the flow."""
+        return self.quant_conv(self.encoder(image)[0])  # type: ignore[no-any-return]
+
+    def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent (B,C,H,W) -> codes, indices and loss: see `Quantizer.forward`."""
+        return self.quantizer(latent)  # type: ignore[no-any-return]
+
+    def half_features(self, latent: Tensor) -> Tensor:
+        """Latent (B,C,H,W), quantised here -> the decoder's features at 1/2 of the image's size (B,C',2H,2W)."""
+        return self.decoder.half(self.post_quant_conv(self.quantize(latent)[0]))
+
+    def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Latent (B,C,H,W), quantised here -> image (B,3,4H,4W), not clamped, and the features at 1/2 and full."""
+        half = self.half_features(latent)
+        full = self.decoder.full(half)
+        return self.decoder.image(full), (half, full)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct ``image`` (B,3,H,W) -> image (B,3,H,W), indices (B,H/4,W/4), codebook loss."""
+        codes, indices, loss = self.quantize(self.encode(image))
+        return self.decoder.image(self.decoder.full(self.decoder.half(self.post_quant_conv(codes)))), indices, loss

@@ -1,0 +1,140 @@
+"""The widths of GLARE's networks: one frozen dataclass and three presets.
+
+Source: Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook
+Retrieval", ECCV 2024. ``base`` has the widths of the official release.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GLAREConfig:
+    """The shape of a GLARE model; everything a checkpoint needs to be rebuilt.
+
+    Args:
+        channels: width at full resolution of the codebook's encoder and decoder, the conditional encoder and
+            the second decoder.
+        multipliers: width at 1/1, 1/2 and 1/4 resolution as a multiple of ``channels``.
+        encoder_blocks: residual blocks at each resolution of an encoder.
+        decoder_blocks: residual blocks at each resolution of a decoder, in the same order (1/1, 1/2, 1/4).
+        norm_groups: groups of every GroupNorm.
+        attention_grid: ``None`` lets attention look at every pixel of the 1/4 resolution map, as published; a
+            number pools keys and values onto a grid of that many cells a side, so that the cost grows with the
+            pixels and not with their square (linear spatial-reduction attention of PVT v2, Wang et al., 2022).
+        level_attention: attention after each block at 1/4 resolution, as published, beside the one in the middle.
+        latent_channels: channels of the latent and of a code.
+        codes: entries of the codebook.
+        condition_channels: channels of the feature that drives the flow.
+        flow_levels: groups of flow steps.
+        flow_plain_steps: steps without coupling that open each group.
+        flow_steps: steps with coupling in each group.
+        flow_hidden: width of the coupling networks.
+        warp_levels: where stage III borrows the codebook decoder's features: 0 is full resolution, 1 is 1/2.
+        warp_channels: width to which those features are reduced before the deformable convolution, whose cost on
+            a CPU goes with it; ``None`` keeps them whole, as published.
+        warp_groups: offset groups of the deformable convolution.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, int, int] = (1, 2, 4)
+    encoder_blocks: tuple[int, int, int] = (2, 2, 2)
+    decoder_blocks: tuple[int, int, int] = (3, 3, 3)
+    norm_groups: int = 32
+    attention_grid: int | None = None
+    level_attention: bool = True
+    latent_channels: int = 3
+    codes: int = 8192
+    condition_channels: int = 64
+    flow_levels: int = 2
+    flow_plain_steps: int = 2
+    flow_steps: int = 12
+    flow_hidden: int = 64
+    warp_levels: tuple[int, ...] = (0, 1)
+    warp_channels: int | None = None
+    warp_groups: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "encoder_blocks", "decoder_blocks"):
+            value = tuple(getattr(self, name))
+            if len(value) != 3 or any(not isinstance(v, int) or v < 1 for v in value):
+                raise ValueError(f"Expected `{name}` to be three positive integers but got {value}.")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "warp_levels", tuple(self.warp_levels))
+        if not self.warp_levels or any(level not in (0, 1) for level in self.warp_levels):
+            raise ValueError(f"Expected `warp_levels` to be out of 0 and 1 but got {self.warp_levels}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (not isinstance(value, int) or value < (2 if "latent" in field.name else 1)):
+                raise ValueError(f"Expected `{field.name}` to be a positive integer but got {value!r}.")
+        for width in self.widths:
+            if width % self.norm_groups:
+                raise ValueError(
+                    f"Expected every width in {self.widths} to be a multiple of `norm_groups`={self.norm_groups}."
+                )
+        if self.attention_grid is not None and self.attention_grid < 1:
+            raise ValueError(f"Expected `attention_grid` to be None or at least 1 but got {self.attention_grid}.")
+        if self.warp_channels is not None and self.warp_channels < 1:
+            raise ValueError(f"Expected `warp_channels` to be None or at least 1 but got {self.warp_channels}.")
+        if any((self.warp_channels or self.widths[level]) % self.warp_groups for level in self.warp_levels):
+            raise ValueError(f"Expected the warped widths to be multiples of `warp_groups`={self.warp_groups}.")
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Channels at full, 1/2 and 1/4 resolution."""
+        a, b, c = (self.channels * m for m in self.multipliers)
+        return a, b, c
+
+    @classmethod
+    def preset(cls, name: str) -> GLAREConfig:
+        """The configuration called ``name``: ``"tiny"``, ``"small"`` or ``"base"`` (the official widths)."""
+        try:
+            return PRESETS[name]
+        except KeyError:
+            raise ValueError(f"Expected a preset out of {sorted(PRESETS)} but got {name!r}.") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GLAREConfig:
+        """The inverse of `to_dict`; unknown names are an error, missing ones take their default."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"Unknown entries in the configuration: {unknown}. Known are {sorted(known)}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+PRESETS: dict[str, GLAREConfig] = {
+    "base": GLAREConfig(),
+    "small": GLAREConfig(
+        channels=32,
+        norm_groups=16,
+        attention_grid=16,
+        level_attention=False,
+        codes=4096,
+        flow_steps=8,
+    ),
+    "tiny": GLAREConfig(
+        channels=16,
+        multipliers=(1, 2, 5),
+        encoder_blocks=(1, 2, 2),
+        decoder_blocks=(1, 2, 2),
+        norm_groups=8,
+        attention_grid=16,
+        level_attention=False,
+        codes=2048,
+        condition_channels=32,
+        flow_plain_steps=1,
+        flow_steps=6,
+        flow_hidden=32,
+        warp_levels=(1,),
+        warp_channels=8,
+        warp_groups=1,
+    ),
+}

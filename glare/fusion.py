@@ -1,0 +1,107 @@
+"""Stage III: adaptive feature transformation (GLARE, section 3.3).
+
+A second decoder turns the flow's latent into the image. At 1/2 and at full resolution it mixes in the conditional
+encoder's features, which hold the input's detail (adaptive mix-up), and the codebook decoder's features, warped to
+where they fit (a deformable convolution).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from glare.config import GLAREConfig
+from glare.layers import Decoder
+
+
+class MixUp(nn.Module):
+    """skip·s + h·(1−s), where s = fidelity·σ(θ), kept within [0,1], with one learned θ."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, skip: Tensor, h: Tensor, fidelity: float) -> Tensor:
+        """Two (B,C,H,W) -> (B,C,H,W)."""
+        share = (fidelity * torch.sigmoid(self.theta)).clamp(max=1.0)
+        return share * skip + (1.0 - share) * h
+
+
+class Warp(nn.Module):
+    """Modulated deformable 3×3 convolution of a code feature, guided by the feature to match (Zhu et al., 2019)."""
+
+    def __init__(self, channels: int, reduced: int | None, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.reduce = nn.Conv2d(channels, reduced, 1) if reduced else nn.Identity()
+        self.guide = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        # Per group and tap: dy, dx, then the masks. Zero at the start: an ordinary convolution at half strength.
+        self.offsets = nn.Conv2d(channels, groups * 3 * 9, 3, padding=1)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
+        self.weight = nn.Parameter(torch.empty(channels, reduced or channels, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        # Away from zero: `Fusion` divides by the mean of what comes out.
+        self.bias = nn.Parameter(torch.full((channels,), 0.5))
+
+    def forward(self, code: Tensor, target: Tensor) -> Tensor:
+        """Warp ``code`` (B,C,H,W) to ``target`` (B,C,H,W) -> (B,C,H,W)."""
+        raw = self.offsets(self.guide(torch.cat((code, target), 1)))
+        offset, mask = raw.split((self.groups * 18, self.groups * 9), 1)
+        code = self.reduce(code)
+        # torchvision has no deformable convolution in bfloat16 on the CPU.
+        with torch.autocast(code.device.type, enabled=False):
+            dtype = self.weight.dtype
+            mask = torch.sigmoid(mask.to(dtype))
+            return deform_conv2d(
+                code.to(dtype), offset.to(dtype), self.weight, self.bias, padding=1, mask=mask
+            )
+
+
+class Fusion(nn.Module):
+    """The second decoder with its mix-ups and warps."""
+
+    def __init__(self, config: GLAREConfig) -> None:
+        super().__init__()
+        self.decoder = Decoder(config)
+        # Keys are levels: 0 is full resolution, 1 is 1/2.
+        self.mix = nn.ModuleDict({"1": MixUp(-1.0), "0": MixUp(-0.6)})
+        self.warp = nn.ModuleDict(
+            {
+                str(level): Warp(config.widths[level], config.warp_channels, config.warp_groups)
+                for level in config.warp_levels
+            }
+        )
+
+    def forward(
+        self,
+        latent: Tensor,
+        features: tuple[Tensor, Tensor | None],
+        skips: tuple[Tensor, Tensor],
+        fidelity: float = 1.0,
+    ) -> Tensor:
+        """Decode a latent with the input's detail and the codebook's.
+
+        Args:
+            latent: from the flow, not quantised, (B,C,H/4,W/4).
+            features: of the codebook's decoder, at 1/2 and full size; what no warp uses may be None.
+            skips: of the conditional encoder, at full and 1/2 size.
+            fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
+
+        Returns:
+            the image (B,3,H,W), not clamped.
+        """
+        half = self._fuse("1", self.decoder.half(latent), features[0], skips[1], fidelity)
+        full = self._fuse("0", self.decoder.full(half), features[1], skips[0], fidelity)
+        return self.decoder.image(full)
+
+    def _fuse(self, level: str, h: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
+        h = self.mix[level](skip, h, fidelity)
+        if level not in self.warp:
+            return h
+        warped = self.warp[level](code, h)
+        # Per image, not per batch: the result for one image must not depend on its neighbours.
+        return h + warped * (h.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True))

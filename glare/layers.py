@@ -1,0 +1,187 @@
+"""What the three stages share: residual block, attention, up- and downsampling, Encoder, Decoder.
+
+The layers are those of the VQGAN (Esser et al., "Taming Transformers", CVPR 2021) with two downsamplings, which
+GLARE uses for the codebook, for the conditional encoder and for the second decoder.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glare.config import GLAREConfig
+
+
+class Norm(nn.GroupNorm):
+    """GroupNorm with the epsilon of the VQGAN."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """norm, swish, conv, norm, swish, conv, and a 1×1 shortcut where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = Norm(groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,in,H,W) -> (B,out,H,W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions, scale c^-0.5, in linear memory.
+
+    With ``grid`` keys and values are averaged onto a grid of at most ``grid`` × ``grid`` cells (linear
+    spatial-reduction attention of PVT v2, Wang et al., 2022), so that the cost is linear in the pixels.
+    """
+
+    def __init__(self, channels: int, groups: int, grid: int | None = None) -> None:
+        super().__init__()
+        self.grid = grid
+        self.norm = Norm(groups, channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,H,W)."""
+        b, c, height, width = x.shape
+        h = self.norm(x)
+        context = h
+        if self.grid is not None and (height > self.grid or width > self.grid):
+            context = F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
+        # (B,1,N,C): one head; the fused kernels never hold the N×N map.
+        q, k, v = (t.flatten(2).mT.unsqueeze(1).contiguous() for t in (self.q(h), self.k(context), self.v(context)))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj(out.squeeze(1).mT.reshape(b, c, height, width))  # type: ignore[no-any-return]
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2; zeros are padded on the right and at the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,H/2,W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour ×2, then a 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,2H,2W)."""
+        # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
+        # pixels: 4/9 of the work, and the enlarged map is never stored.
+        ones = self.conv.weight.new_ones(1, 1, 2, 2)
+        weight = self.conv.weight.flip(2, 3)
+        out_channels, in_channels = weight.shape[:2]
+        kernel = F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).view(out_channels, in_channels, 4, 4)
+        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.conv.bias, stride=2, padding=1)
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention where the level has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool, config: GLAREConfig) -> None:
+        super().__init__()
+        groups = config.norm_groups
+        self.blocks = nn.ModuleList(
+            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups) for i in range(blocks)
+        )
+        self.attentions = nn.ModuleList(
+            Attention(out_channels, groups, config.attention_grid) for _ in range(blocks if attention else 0)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,in,H,W) -> (B,out,H,W)."""
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[i](x)
+        return x
+
+
+class Middle(nn.Sequential):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, config: GLAREConfig) -> None:
+        super().__init__(
+            ResidualBlock(channels, channels, config.norm_groups),
+            Attention(channels, config.norm_groups, config.attention_grid),
+            ResidualBlock(channels, channels, config.norm_groups),
+        )
+
+
+class Encoder(nn.Module):
+    """Image -> latent at a quarter of the size, and the skip features at 1/1 and 1/2."""
+
+    def __init__(self, config: GLAREConfig) -> None:
+        super().__init__()
+        w0, w1, w2 = config.widths
+        b0, b1, b2 = config.encoder_blocks
+        self.conv_in = nn.Conv2d(3, w0, 3, padding=1)
+        self.level0 = Level(w0, w0, b0, False, config)
+        self.down0 = Downsample(w0)
+        self.level1 = Level(w0, w1, b1, False, config)
+        self.down1 = Downsample(w1)
+        self.level2 = Level(w1, w2, b2, config.level_attention, config)
+        self.middle = Middle(w2, config)
+        self.norm_out = Norm(config.norm_groups, w2)
+        self.conv_out = nn.Conv2d(w2, config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B,3,H,W), H and W multiples of 4 -> (B,latent,H/4,W/4) and the features at full and 1/2 size."""
+        full = self.level0(self.conv_in(x))
+        half = self.level1(self.down0(full))
+        h = self.middle(self.level2(self.down1(half)))
+        return self.conv_out(F.silu(self.norm_out(h))), (full, half)
+
+
+class Decoder(nn.Module):
+    """Latent -> features at 1/2 size -> features at full size -> image, in three calls: others look in between."""
+
+    def __init__(self, config: GLAREConfig) -> None:
+        super().__init__()
+        w0, w1, w2 = config.widths
+        b0, b1, b2 = config.decoder_blocks
+        self.conv_in = nn.Conv2d(config.latent_channels, w2, 3, padding=1)
+        self.middle = Middle(w2, config)
+        self.level2 = Level(w2, w2, b2, config.level_attention, config)
+        self.up1 = Upsample(w2)
+        self.level1 = Level(w2, w1, b1, False, config)
+        self.up0 = Upsample(w1)
+        self.level0 = Level(w1, w0, b0, False, config)
+        self.norm_out = Norm(config.norm_groups, w0)
+        self.conv_out = nn.Conv2d(w0, 3, 3, padding=1)
+
+    def half(self, latent: Tensor) -> Tensor:
+        """Latent (B,latent,H,W) -> features at 1/2 of the image's size (B,C,2H,2W), before upsampling."""
+        return self.level1(self.up1(self.level2(self.middle(self.conv_in(latent)))))  # type: ignore[no-any-return]
+
+    def full(self, half: Tensor) -> Tensor:
+        """Features at 1/2 size -> features at the image's size."""
+        return self.level0(self.up0(half))  # type: ignore[no-any-return]
+
+    def image(self, full: Tensor) -> Tensor:
+        """The last convolution: features at full size (B,C,H,W) -> (B,3,H,W), not clamped."""
+        return self.conv_out(F.silu(self.norm_out(full)))  # type: ignore[no-any-return]
+

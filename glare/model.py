@@ -1,0 +1,76 @@
+"""GLARE: low-light image -> condition -> flow inverse -> codes -> fusion -> image (GLARE, figure 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from glare.codebook import Codebook
+from glare.config import GLAREConfig
+from glare.flow import ConditionalEncoder, Flow
+from glare.fusion import Fusion
+from glare.image import pad
+
+
+class GLARE(nn.Module):
+    """The full three-stage model.
+
+    Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook Retrieval",
+    ECCV 2024.
+
+    Attributes:
+        codebook: stage I, the VQGAN.
+        condition: stage II, the conditional encoder.
+        flow: stage II, the invertible latent normalizing flow.
+        fusion: stage III, the adaptive feature transformation.
+    """
+
+    def __init__(self, config: GLAREConfig | str = "tiny") -> None:
+        super().__init__()
+        self.config = GLAREConfig.preset(config) if isinstance(config, str) else config
+        self.codebook = Codebook(self.config)
+        self.condition = ConditionalEncoder(self.config)
+        self.flow = Flow(self.config)
+        self.fusion = Fusion(self.config)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> GLARE:
+        """Load weights by name, folder, ``.safetensors`` file or hub id: see `glare.weights.load`."""
+        from glare import weights  # which imports this module
+
+        return weights.load(name)
+
+    def restore_latent(self, low: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Stages I and II: (B,3,H,W), multiples of 4 -> the flow's latent (B,C,H/4,W/4) and the skip features."""
+        feature, mean, skips = self.condition(low)
+        return self.flow.inverse(mean, feature)[0], skips
+
+    def forward(self, low: Tensor, fidelity: float = 1.0) -> Tensor:
+        """Enhance low-light images.
+
+        Args:
+            low: (B,3,H,W) float in [0,1], RGB; any H, W >= 1.
+            fidelity: in [0, 2]. 1 is the trained model, 0 leans wholly on the codebook prior, above 1 on the
+                input's detail.
+
+        Returns:
+            (B,3,H,W), about [0,1] but not clamped; the result of an image does not depend on the others.
+
+        Raises:
+            ValueError: if the shape, the type or ``fidelity`` is not as above.
+        """
+        if low.ndim != 4 or low.shape[1] != 3 or 0 in low.shape:
+            raise ValueError(f"Expected argument `low` to have shape (B,3,H,W) but got {tuple(low.shape)}.")
+        if not low.is_floating_point():
+            raise ValueError(f"Expected argument `low` to be floating point in [0,1] but got {low.dtype}.")
+        if not 0.0 <= fidelity <= 2.0:
+            raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
+        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
+        padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+        latent, skips = self.restore_latent(padded)
+        half = self.codebook.half_features(latent)
+        full = self.codebook.decoder.full(half) if 0 in self.config.warp_levels else None
+        features = (half, full)
+        return crop(self.fusion(latent, features, skips, fidelity))
+
