@@ -1,0 +1,132 @@
+"""Training images: LOL-style folders of pairs, and photographs that are darkened on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as F
+
+from glare.data.degrade import generator_for, random_degrade
+
+SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".webp"}
+#: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
+PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files below ``folder``, sorted by name.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"No images ({', '.join(sorted(SUFFIXES))}) below {folder}.")
+    return files
+
+
+def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
+    """Low and normal-light files of a set of pairs, matched by name without suffix (``low001`` and ``normal001`` too).
+
+    Raises:
+        FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
+        ValueError: listing the files without a partner.
+    """
+    root = Path(root)
+    for low_name, high_name in PAIR_FOLDERS:
+        if (root / low_name).is_dir() and (root / high_name).is_dir():
+            break
+    else:
+        wanted = ", ".join(f"{low}/ and {high}/" for low, high in PAIR_FOLDERS)
+        raise FileNotFoundError(f"{root} holds no pairs of images: expected the folders {wanted}.")
+    low, high = (
+        {p.stem.removeprefix("low").removeprefix("normal"): p for p in list_images(root / name)}
+        for name in (low_name, high_name)
+    )
+    if alone := sorted(str(p) for key in low.keys() ^ high.keys() if (p := low.get(key) or high.get(key))):
+        raise ValueError(f"{len(alone)} images in {root} have no partner:\n  " + "\n  ".join(alone))
+    return [(low[key], high[key]) for key in sorted(low)]
+
+
+def read(path: str | Path) -> Tensor:
+    """An image file as uint8 RGB, (3,H,W)."""
+    try:
+        return decode_image(str(path), ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise ValueError(f"Cannot read the image {path}: {error}") from error
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Endless crops (low, high), each (3,crop,crop) float in [0,1], a function of the seed and the index alone.
+
+    Args:
+        pairs: folders of pairs.
+        photos: folders of normal-light photographs, which `glare.data.degrade.random_degrade` darkens.
+        crop: side of a crop in pixels, a multiple of 4.
+        length: number of crops.
+        seed: another seed, other crops.
+        pairs_share: probability that a crop comes from ``pairs`` when there are both.
+
+    Half of the crops are cut from the image as it is, half from the image made smaller (by up to what the crop
+    allows): the model sees the noise as it is and the scene as a whole.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[str | Path],
+        photos: Sequence[str | Path],
+        crop: int,
+        length: int,
+        seed: int = 0,
+        pairs_share: float = 0.5,
+    ) -> None:
+        if not pairs and not photos:
+            raise ValueError("Expected folders of pairs or of photographs but got neither.")
+        if crop < 32 or crop % 4:
+            raise ValueError(f"Expected argument `crop` to be a multiple of 4 of at least 32 but got {crop}.")
+        self.pairs = [pair for root in pairs for pair in list_pairs(root)]
+        self.photos = [path for root in photos for path in list_images(root)]
+        self.crop, self.length, self.seed = crop, length, seed
+        self.pairs_share = pairs_share if self.pairs and self.photos else float(bool(self.pairs))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = generator_for(self.seed, index)
+
+        def draw(n: int) -> int:
+            return int(torch.randint(n, (), generator=generator))
+
+        def uniform() -> float:
+            return float(torch.rand((), generator=generator))
+
+        if uniform() < self.pairs_share:
+            low_path, high_path = self.pairs[draw(len(self.pairs))]
+            images = torch.stack((read(low_path), read(high_path)))
+        else:
+            images = read(self.photos[draw(len(self.photos))])[None]
+        height, width = images.shape[2:]
+        smallest = min(1.0, self.crop / min(height, width))
+        scale = max(smallest, self.crop / min(height, width)) if min(height, width) < self.crop else 1.0
+        if uniform() < 0.5:
+            scale = scale * (smallest + (1.0 - smallest) * uniform())
+        if scale != 1.0:
+            size = [max(self.crop, round(side * scale)) for side in (height, width)]
+            images = F.resize(images, size, antialias=True)
+        top, left = (draw(side - self.crop + 1) for side in images.shape[2:])
+        images = images[:, :, top : top + self.crop, left : left + self.crop]
+        for axis in (2, 3):
+            if draw(2):
+                images = images.flip(axis)
+        if draw(2):
+            images = images.transpose(2, 3)
+        images = images.float() / 255.0
+        high = images[-1].contiguous()
+        low = images[0].contiguous() if len(images) == 2 else random_degrade(high, generator)
+        return low, high

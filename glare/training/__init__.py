@@ -1,0 +1,1 @@
+"""Training of the three stages: what each optimises, and one loop for all of them."""

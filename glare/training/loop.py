@@ -1,0 +1,241 @@
+"""One loop for all stages, on accelerate: one process, or many under ``accelerate launch``, with the same command.
+
+The data are a function of the step alone and the checkpoint holds everything else, so a run that was killed goes on
+as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from glare import weights
+from glare.data.pairs import Crops, list_pairs, read
+from glare.training.stages import Stage
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how to train.
+
+    Args:
+        out: folder of the run; what is there already is resumed.
+        steps: optimiser steps at the most.
+        batch: crops per step and process.
+        max_minutes: wall-clock limit over all resumptions; the learning rate is lowered along with it.
+        lr: learning rate at its highest; ``None`` takes the stage's own.
+        workers: processes that read images.
+        bf16: compute in bfloat16 where it is safe.
+        validate_minutes, checkpoint_minutes: how often.
+        seed: of the data and of everything drawn.
+    """
+
+    out: Path
+    steps: int
+    batch: int = 8
+    max_minutes: float | None = None
+    lr: float | None = None
+    workers: int = 1
+    bf16: bool = True
+    validate_minutes: float = 10.0
+    checkpoint_minutes: float = 3.0
+    seed: int = 0
+
+
+class _Shard(Sampler[int]):
+    """The indices of one process from ``start`` on, so that all processes together read 0, 1, 2, ..."""
+
+    def __init__(self, start: int, stop: int, accelerator: Accelerator) -> None:
+        self.indices = range(start + accelerator.process_index, stop, accelerator.num_processes)
+
+    def __iter__(self) -> Any:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Average:
+    """Exponential moving average of the parameters that move; what is validated and kept."""
+
+    def __init__(self, parameters: list[Tensor], decay: float = 0.998) -> None:
+        self.parameters, self.decay = parameters, decay
+        self.values = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the parameters; quickly in the first steps."""
+        torch._foreach_lerp_(self.values, self.parameters, 1.0 - min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the average and the parameters."""
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            kept = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+
+def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Path:
+    """Train ``stage`` and return the folder of the best weights by validation (the last without ``val``).
+
+    Writes to ``settings.out``: ``log.jsonl``, TensorBoard files, ``checkpoint.pt``, ``best/`` and ``last/``.
+
+    Raises:
+        FloatingPointError: at a loss that is not finite, naming the step; the last checkpoint stays.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    set_seed(settings.seed, device_specific=True)
+    out = settings.out
+    out.mkdir(parents=True, exist_ok=True)
+    stage.to(accelerator.device).to(memory_format=torch.channels_last)
+    parameters = [p for p in stage.parameters() if p.requires_grad]
+    peak = settings.lr if settings.lr is not None else stage.lr
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = Average(parameters)
+    step, elapsed, best = 0, 0.0, -math.inf
+    if (out / CHECKPOINT).exists():
+        state = torch.load(out / CHECKPOINT, weights_only=True, map_location=accelerator.device)
+        stage.load_state_dict(state["stage"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values = state["average"]
+        step, elapsed, best = state["step"], state["elapsed"], state["best"]
+    else:
+        low, high = (
+            torch.stack(t).to(accelerator.device) for t in zip(*(data[i] for i in range(settings.batch)), strict=True)
+        )
+        stage.eval().start(low, high)
+        average = Average(parameters)
+    wrapped, optimizer = accelerator.prepare(stage.train(), optimizer)
+    per_step = settings.batch * accelerator.num_processes
+    loader = DataLoader(
+        data,
+        batch_size=settings.batch,
+        sampler=_Shard(step * per_step, min(settings.steps * per_step, len(data)), accelerator),
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        drop_last=True,
+    )
+    log = _Log(out, accelerator.is_main_process)
+    bar = tqdm(initial=step, total=settings.steps, desc=out.name, disable=not accelerator.is_main_process)
+    began = last_validation = last_checkpoint = time.monotonic()
+
+    def progress() -> float:
+        by_time = 0.0
+        if settings.max_minutes:
+            by_time = (elapsed + time.monotonic() - began) / (60.0 * settings.max_minutes)
+        return max(step / settings.steps, by_time)
+
+    def keep(final: bool = False) -> None:
+        nonlocal best, last_validation
+        average.swap()
+        stage.eval()
+        if val is not None:
+            figures = validate(stage, val, settings.bf16)
+            score = next(iter(figures.values()))
+            log.write(step, {f"val/{k}": v for k, v in figures.items()})
+            if score > best:
+                best = score
+                weights.save(stage.model, out / "best")
+        if final or val is None:
+            weights.save(stage.model, out / "last")
+        stage.train()
+        average.swap()
+        last_validation = time.monotonic()
+
+    def checkpoint() -> None:
+        nonlocal last_checkpoint
+        state = {
+            "stage": stage.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.values,
+            "step": step,
+            "elapsed": elapsed + time.monotonic() - began,
+            "best": best,
+        }
+        beside = out / f".{CHECKPOINT}.{os.getpid()}"
+        torch.save(state, beside)
+        beside.replace(out / CHECKPOINT)
+        last_checkpoint = time.monotonic()
+
+    for low, high in loader:
+        if progress() >= 1.0:
+            break
+        rate = peak * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress())))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(hash((settings.seed, step, accelerator.process_index)))
+        batch = (t.to(accelerator.device, memory_format=torch.channels_last) for t in (low, high))
+        with accelerator.autocast():
+            loss, logs = wrapped(*batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss.item()} at step {step}; {out / CHECKPOINT} is from before.")
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(step)
+        step += 1
+        bar.update()
+        if step % 10 == 0 and accelerator.is_main_process:
+            logs = {"loss": loss.detach(), **logs, "gradient": norm, "lr": torch.tensor(rate)}
+            log.write(step, {k: float(v) for k, v in logs.items()})
+            bar.set_postfix({k: f"{float(v):.4g}" for k, v in logs.items() if k != "lr"})
+        if accelerator.is_main_process:
+            now = time.monotonic()
+            if now - last_validation > 60 * settings.validate_minutes:
+                keep()
+            if now - last_checkpoint > 60 * settings.checkpoint_minutes:
+                checkpoint()
+    bar.close()
+    if accelerator.is_main_process:
+        keep(final=True)
+        checkpoint()
+    accelerator.wait_for_everyone()
+    return out / ("best" if val is not None else "last")
+
+
+@torch.inference_mode()
+def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
+    """Mean of the stage's figures over the pairs in ``val``, whole images (cut to multiples of 4)."""
+    device = next(stage.parameters()).device
+    rows = []
+    for files in list_pairs(val):
+        low, high = (read(file).to(device).float()[None] / 255.0 for file in files)
+        height, width = (side // 4 * 4 for side in low.shape[2:])
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            rows.append(stage.validate(low[..., :height, :width], high[..., :height, :width]))
+    return {key: sum(float(row[key]) for row in rows) / len(rows) for key in rows[0]}
+
+
+class _Log:
+    """JSON lines and TensorBoard."""
+
+    def __init__(self, out: Path, active: bool) -> None:
+        self.active = active
+        if active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.file = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (lives as long as the run)
+            self.board = SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        if not self.active:
+            return
+        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n")
+        for name, value in figures.items():
+            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]

@@ -1,0 +1,196 @@
+"""What each stage optimises. A stage is a module whose forward takes a batch and returns its loss and its logs.
+
+The official schedules are in the paper's supplement; here all stages share one loop (`glare.training.loop`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glare.flow import negative_log_likelihood
+from glare.metrics import psnr, ssim
+from glare.model import GLARE
+from glare.training.losses import restoration_loss
+
+Logs = dict[str, Tensor]
+
+
+class Stage(nn.Module):
+    """A model and the part of it that is trained."""
+
+    #: Learning rate at its highest.
+    lr: float
+
+    def __init__(self, model: GLARE) -> None:
+        super().__init__()
+        self.model = model
+        model.requires_grad_(False)
+        for part in self.trained():
+            part.requires_grad_(True)
+
+    @abstractmethod
+    def trained(self) -> list[nn.Module]:
+        """The modules whose parameters move."""
+
+    def start(self, low: Tensor, high: Tensor) -> None:
+        """Prepare the model on the first batch (B,3,H,W); called once, not when a run is resumed."""
+
+    @abstractmethod
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
+        """A batch (B,3,H,W) twice -> the loss, a scalar, and scalars to log."""
+
+    @abstractmethod
+    def validate(self, low: Tensor, high: Tensor) -> Logs:
+        """Figures for a whole validation pair (1,3,H,W); the first is the one to choose checkpoints by, by its
+        greatest value."""
+
+
+class CodebookStage(Stage):
+    """Stage I: reconstruct normal-light images through the codes."""
+
+    lr = 1e-3
+    #: Codes that no latent chose for about this many steps start again at a latent of the batch.
+    revive_after = 100
+
+    def __init__(self, model: GLARE) -> None:
+        super().__init__(model)
+        self.register_buffer("unused", torch.zeros(model.config.codes), persistent=True)
+        self.unused: Tensor
+
+    def trained(self) -> list[nn.Module]:
+        return [self.model.codebook]
+
+    @torch.no_grad()
+    def start(self, low: Tensor, high: Tensor) -> None:
+        latents = self.model.codebook.encode(high).movedim(1, -1).flatten(0, 2)
+        codes = self.model.codebook.quantizer.embedding.weight
+        codes.copy_(latents[torch.randint(len(latents), (len(codes),), device=latents.device)])
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
+        book = self.model.codebook
+        latent = book.encode(high).float()
+        codes, indices, quantization = book.quantize(latent)
+        image = book.decoder.image(book.decoder.full(book.decoder.half(book.post_quant_conv(codes)))).float()
+        loss = restoration_loss(image, high) + quantization
+        if self.training:
+            self._revive(latent.detach(), indices)
+        used = torch.bincount(indices.flatten(), minlength=len(self.unused)).float()
+        p = used / used.sum()
+        perplexity = torch.exp(-(p * torch.log(p + 1e-10)).sum())
+        return loss, {
+            "psnr": psnr(image.detach().clamp(0, 1), high).mean(),
+            "quantization": quantization.detach(),
+            "perplexity": perplexity,
+        }
+
+    @torch.no_grad()
+    def _revive(self, latent: Tensor, indices: Tensor) -> None:
+        self.unused += 1
+        self.unused[indices.flatten().unique()] = 0
+        dead = (self.unused > self.revive_after).nonzero()[:, 0]
+        if len(dead):
+            latents = latent.movedim(1, -1).flatten(0, 2)
+            chosen = latents[torch.randint(len(latents), (len(dead),), device=latents.device)]
+            self.model.codebook.quantizer.embedding.weight[dead] = chosen.to(self.unused.dtype)
+            self.unused[dead] = 0
+
+    def validate(self, low: Tensor, high: Tensor) -> Logs:
+        image = self.model.codebook(high)[0].float().clamp(0, 1)
+        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
+
+
+class FlowStage(Stage):
+    """Stage II: the likelihood of the normal-light latent, given the low-light image (equation 4)."""
+
+    lr = 5e-4
+    #: How often the reference's own latent is the mean of the base distribution.
+    reference_mean = 0.2
+
+    def trained(self) -> list[nn.Module]:
+        return [self.model.condition, self.model.flow]
+
+    @torch.no_grad()
+    def start(self, low: Tensor, high: Tensor) -> None:
+        # The encoder of normal light is nearer to what the conditional encoder must see than chance is.
+        self.model.condition.encoder.load_state_dict(self.model.codebook.encoder.state_dict())
+        condition = self.model.condition(low)
+        self.model.flow.start_from_data(self.model.codebook.encode(high), condition.feature)
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
+        with torch.no_grad():
+            latent = self.model.codebook.encode(high).float()
+        condition = self.model.condition(low)
+        v, log_det = self.model.flow(latent, condition.feature)
+        with_reference = torch.rand(len(v), 1, 1, 1, device=v.device) < self.reference_mean
+        mean = torch.where(with_reference, latent, condition.mean.float())
+        loss = negative_log_likelihood(v, mean, log_det).mean()
+        return loss, {"bits": loss.detach()}
+
+    def validate(self, low: Tensor, high: Tensor) -> Logs:
+        book = self.model.codebook
+        latent = book.encode(high).float()
+        condition = self.model.condition(low)
+        v, log_det = self.model.flow(latent, condition.feature)
+        bits = negative_log_likelihood(v, condition.mean.float(), log_det).mean()
+        found = self.model.flow.inverse(condition.mean, condition.feature)[0]
+        image = book.decode(found)[0].float().clamp(0, 1)
+        return {
+            "psnr": psnr(image, high).mean(),
+            "bits": bits,
+            "latent_error": F.mse_loss(found, latent).sqrt(),
+            "same_code": (book.quantize(found)[1] == book.quantize(latent)[1]).float().mean(),
+        }
+
+
+class FusionStage(Stage):
+    """Stage III: the second decoder; with ``joint`` the conditional encoder and the flow move with it."""
+
+    lr = 5e-4
+    #: Weight of the likelihood that keeps the flow a flow in the joint pass.
+    likelihood = 0.01
+
+    def __init__(self, model: GLARE, joint: bool) -> None:
+        self.joint = joint
+        super().__init__(model)
+
+    def trained(self) -> list[nn.Module]:
+        return [self.model.fusion, *([self.model.condition, self.model.flow] if self.joint else [])]
+
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
+        model = self.model
+        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
+            feature, mean, skips = model.condition(low)
+            latent = model.flow.inverse(mean, feature)[0]
+        with torch.no_grad():
+            half = model.codebook.half_features(latent)
+            full = model.codebook.decoder.full(half) if 0 in model.config.warp_levels else None
+        image = model.fusion(latent, (half, full), skips).float()
+        loss = restoration_loss(image, high)
+        logs = {"restoration": loss.detach(), "psnr": psnr(image.detach().clamp(0, 1), high).mean()}
+        if self.joint:
+            with torch.no_grad():
+                reference = model.codebook.encode(high).float()
+            v, log_det = model.flow(reference, feature)
+            bits = negative_log_likelihood(v, mean.float(), log_det).mean()
+            loss = loss + self.likelihood * bits
+            logs["bits"] = bits.detach()
+        return loss, logs
+
+    def validate(self, low: Tensor, high: Tensor) -> Logs:
+        image = self.model(low).float().clamp(0, 1)
+        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
+
+
+def build_stage(name: str, model: GLARE, joint: bool = False) -> Stage:
+    """The stage called ``codebook``, ``flow`` or ``fusion``."""
+    if name == "codebook":
+        return CodebookStage(model)
+    if name == "flow":
+        return FlowStage(model)
+    if name == "fusion":
+        return FusionStage(model, joint)
+    raise ValueError(f"Expected a stage out of codebook, flow, fusion but got {name!r}.")
