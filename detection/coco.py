@@ -65,16 +65,11 @@ def read_coco(
             width, height = mark["bbox"][2:]
             if to_label[mark["category_id"]] >= 0 and width > 0 and height > 0:
                 marks[mark["image_id"]].append(mark)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Expected a COCO JSON file at {annotations} but it does not parse: {error}."
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck at {error!r}.") from error
+    except (KeyError, TypeError, ValueError) as error:  # also what is no JSON or no text at all
+        raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck: {error!r}.") from error
     _check_classes(names, classes, annotations)
-    folder = (
-        Path(images) if images is not None else _image_folder(annotations, next(iter(entries.values()), ""))
-    )
+    first = next(iter(entries.values()), "")
+    folder = _image_folder(annotations, first) if images is None else Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected argument `images` to be a folder but there is none at {folder}.")
     return Dataset(
@@ -117,7 +112,8 @@ def read_yolo(
         classes: the classes to keep; boxes of any other class are left out.
 
     Returns:
-        The set. Images and label files that cannot be read are left out and listed in its `faults`.
+        The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
+        are label files without an image.
 
     Raises:
         FileNotFoundError: if there are no images.
@@ -131,7 +127,7 @@ def read_yolo(
     _check_classes(names, classes, root)
     to_label = class_map(names, classes)
     samples: list[Sample] = []
-    faults: list[str] = []
+    faults = _labels_without_image(root, files)
     for file in files:
         relative = file.relative_to(root / "images")
         try:
@@ -155,6 +151,17 @@ def read_yolo(
             )
         )
     return Dataset(tuple(samples), tuple(classes), faults=tuple(faults))
+
+
+def _labels_without_image(root: Path, files: Sequence[Path]) -> list[str]:
+    images = {file.relative_to(root / "images").with_suffix("") for file in files}
+    labels = sorted(file.relative_to(root / "labels") for file in (root / "labels").rglob("*.txt"))
+    # `classes.txt` is what labelling tools leave beside the labels.
+    return [
+        f"labels/{label.as_posix()}: there is no image of this name"
+        for label in labels
+        if label.with_suffix("") not in images and label.name != "classes.txt"
+    ]
 
 
 def _names_in_yaml(file: Path) -> list[str] | None:

@@ -142,9 +142,9 @@ def evaluate(
 
     Returns:
         One row per light and enhancer, in the order they come: ``light``, ``enhancer``, ``mAP50`` and
-        ``mAP50-95`` in [0,1], ``PSNR`` in dB and ``SSIM`` (NaN without a reference), ``ms`` (the enhancer alone,
-        mean per image), ``detector_ms``, ``images`` and ``boxes``. ``attrs["faults"]`` lists what could not be
-        read; those images count nowhere.
+        ``mAP50-95`` in [0,1], ``PSNR`` in dB and ``SSIM`` (NaN without a reference), ``ms`` (the enhancer
+        alone, mean per image), ``detector_ms``, ``images`` and ``boxes``. ``attrs["faults"]`` lists what
+        could not be read; those images count nowhere.
 
     Raises:
         ValueError: if no image can be read, or an enhancer returns another shape or kind of image.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from detection.dataset import Pixels
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 try:
+    from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.models.yolo.model import YOLO
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -106,8 +108,8 @@ def keep_exdark_classes(network: Any) -> None:
     """Turn an eighty-class COCO ``DetectionModel`` into one with ExDark's twelve classes, in place.
 
     The rows of the twelve classes are kept in the last 1×1 convolution of every class branch, of the
-    one-to-many and of the one-to-one head. A model *built* with twelve classes has narrower branches and takes
-    no weights of yolo26n, so this is also how the built-in detector is built before it is loaded.
+    one-to-many and of the one-to-one head. A model *built* with twelve classes has narrower branches and
+    takes no weights of yolo26n, so this is also how the built-in detector is built before it is loaded.
 
     Raises:
         ValueError: if the network does not have COCO's eighty classes.
@@ -134,3 +136,24 @@ def _keep_rows(layer: nn.Conv2d, rows: torch.Tensor) -> nn.Conv2d:
         if layer.bias is not None and kept.bias is not None:
             kept.bias.copy_(layer.bias[rows])
     return kept
+
+
+def train(network: Any, **settings: Any) -> Any:
+    """Train a ``DetectionModel`` further with ultralytics' own trainer and loss.
+
+    Args:
+        network: where to start; it is not changed. Ultralytics by itself would build a new one for the number
+            of classes, narrower in its class branches than one cut down by `keep_exdark_classes`.
+        settings: of ultralytics' trainer, e.g. ``data``, ``epochs`` and ``lr0``.
+
+    Returns:
+        The running average of the weights, which is what ultralytics saves.
+    """
+
+    class Trainer(DetectionTrainer):
+        def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+            return deepcopy(network)
+
+    trainer: Any = Trainer(overrides={"model": "yolo26n.yaml", **settings})
+    trainer.train()
+    return trainer.ema.ema.float().eval()
