@@ -169,6 +169,10 @@ def _names_in_yaml(file: Path) -> list[str] | None:
         return None
     names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
     if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(
+                f"Expected the numbers of {file} to be 0 to {len(names) - 1} but got {list(names)}."
+            )
         names = [names[number] for number in sorted(names)]
     if not isinstance(names, list) or not names:
         raise ValueError(f"Expected a list `names` in {file} but got {names!r}.")

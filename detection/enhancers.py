@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import cast
@@ -86,15 +85,13 @@ def enhancer(name: str, device: str = "cpu") -> Enhancer:
 
 
 def _glare(name: str, device: str) -> Enhancer:
-    from glare import GLAREEnhance
-
     _, _, fidelity = name.partition("@")
     try:
         strength = float(fidelity or 1)
-    except ValueError:
-        strength = math.nan
-    if math.isnan(strength):
-        raise ValueError(f"Expected a number behind `glare@` but got {fidelity!r}.")
+    except ValueError as error:
+        raise ValueError(f"Expected a number behind `glare@` but got {fidelity!r}.") from error
+    from glare import GLAREEnhance
+
     enhance: Enhancer = GLAREEnhance(fidelity=strength, device=device)
     return enhance
 

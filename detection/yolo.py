@@ -152,7 +152,7 @@ def train(network: Any, **settings: Any) -> Any:
 
     class Trainer(DetectionTrainer):
         def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-            return deepcopy(network)
+            return deepcopy(network).requires_grad_(True)
 
     trainer: Any = Trainer(overrides={"model": "yolo26n.yaml", **settings})
     trainer.train()
