@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from PIL import Image
 
 from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, class_map
-from detection.dataset import Dataset, Sample, load_image
+from detection.dataset import Dataset, Sample, load_image, open_image
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -131,7 +130,7 @@ def read_yolo(
     for file in files:
         relative = file.relative_to(root / "images")
         try:
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 width, height = image.size
             marks = _yolo_labels((root / "labels" / relative).with_suffix(".txt"), len(names))
         except (OSError, ValueError) as error:

@@ -10,13 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detection.boxes import EXDARK_CLASSES
 from glare.data.degrade import degrade, generator_for, sample_cast, sample_exposure
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image with Pillow; nothing but its header is read.
+
+    Raises:
+        OSError: if the file is missing, no image, or larger than Pillow takes for an honest one.
+    """
+    try:
+        return Image.open(path)
+    except ModuleNotFoundError as error:
+        # Importing ultralytics replaces Image.open: what Pillow cannot read then asks for a plugin instead.
+        raise UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
 
 
 def load_image(path: str | Path) -> Pixels:
@@ -27,8 +42,11 @@ def load_image(path: str | Path) -> Pixels:
     Raises:
         OSError: if the file is missing or cannot be decoded.
     """
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    with open_image(path) as image:
+        try:
+            return np.asarray(image.convert("RGB"))
+        except SyntaxError as error:  # Pillow's word for a broken chunk in a PNG
+            raise OSError(f"cannot decode {path}: {error}") from error
 
 
 @dataclass(frozen=True)

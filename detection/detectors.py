@@ -52,9 +52,7 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
     if name in list_models(module=zoo):
         return TorchvisionDetector(name, weights=weights, device=device)
     if weights is not None:
-        raise ValueError(
-            f"Expected argument `weights` for a torchvision detector only but got it for {name!r}."
-        )
+        raise ValueError(f"Expected argument `weights` with a detector of torchvision but got {name!r}.")
     from detection import yolo  # ultralytics is asked for by those who use it, and no one else
 
     return yolo.built_in(device) if name == BUILT_IN else yolo.YOLODetector.from_name(name, device)

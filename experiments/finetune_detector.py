@@ -57,6 +57,11 @@ def main() -> None:
         nbs=16,  # a step for every batch
         freeze=10,  # the backbone has seen all of COCO; this half has some seventy photographs
         mosaic=0.0,
+        # Ultralytics' own draws of brightness, blur and CLAHE stay out: no enhancer is to be favoured.
+        hsv_h=0.0,
+        hsv_s=0.0,
+        hsv_v=0.0,
+        augmentations=[],
         seed=args.seed,
         workers=0,
         device=args.device,
@@ -163,7 +168,8 @@ Apache-2.0.
 **Training.** Started from `yolo26n.pt`: of its eighty COCO classes the rows of these twelve are kept in the
 last 1×1 convolution of both heads. Then ultralytics' own trainer (AdamW, {args.epochs} epochs, learning rate
 {args.lr}, backbone frozen) on {sizes[0]}, the even numbers of
-`{Path(args.data).name}` (COCO train2017). No image was darkened or enhanced, so it favours no enhancer.
+`{Path(args.data).name}` (photographs of COCO train2017 in YOLO's layout). No image was
+darkened or enhanced, so it favours no enhancer.
 
     python experiments/finetune_detector.py {command}
 

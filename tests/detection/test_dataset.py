@@ -23,6 +23,24 @@ class TestLoadImage:
         Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
         assert load_image(tmp_path / "turned.jpg").shape == (20, 30, 3)
 
+    def test_what_is_no_image(self, tmp_path: Path) -> None:
+        import ultralytics  # noqa: F401 - its import changes how Pillow fails
+
+        (tmp_path / "text.jpg").write_text("no image")
+        with pytest.raises(OSError, match=r"cannot identify image file .*text\.jpg"):
+            load_image(tmp_path / "text.jpg")
+        with pytest.raises(FileNotFoundError):
+            load_image(tmp_path / "missing.jpg")
+        Image.effect_noise((512, 512), 50).save(tmp_path / "whole.png")
+        whole = (tmp_path / "whole.png").read_bytes()
+        (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(OSError, match="truncated"):
+            load_image(tmp_path / "cut.png")
+        second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
+        (tmp_path / "broken.png").write_bytes(whole[:second] + b"\1\2\3\4" + whole[second + 4 :])
+        with pytest.raises(OSError, match=r"cannot decode .*broken\.png: broken PNG file"):
+            load_image(tmp_path / "broken.png")
+
     def test_grey_becomes_rgb(self, tmp_path: Path) -> None:
         Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
         assert (load_image(tmp_path / "grey.png") == np.full((4, 4, 3), 7)).all()

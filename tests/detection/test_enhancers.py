@@ -32,7 +32,9 @@ def clahe_of(channel: np.ndarray, clip: float = 2.0, tiles: int = 8) -> np.ndarr
             tile = channel[i * height : (i + 1) * height, j * width : (j + 1) * width]
             counts = np.bincount(tile.ravel(), minlength=256)
             excess = np.maximum(counts - limit, 0).sum()
-            counts = np.minimum(counts, limit) + excess / 256
+            counts = np.minimum(counts, limit) + excess // 256
+            if rest := excess % 256:  # OpenCV hands it to every n-th value, from black on
+                counts[:: max(256 // rest, 1)][:rest] += 1
             tables[i, j] = 255 * counts.cumsum() / (height * width)
     out = np.empty(channel.shape)
     for (y, x), value in np.ndenumerate(channel):
@@ -71,15 +73,14 @@ class TestClassics:
         assert out[7, 7, 2] > out[7, 7, 0]
 
     def test_clahe(self, cat: np.ndarray) -> None:
-        image = cat[:160, :240]
+        image = cat[:160, :240, :1].repeat(3, axis=-1)  # grey, where the 8 bits of a and b round nothing away
         lab = rgb2lab(image)
         lightness = np.round(lab[..., 0] * 255 / 100).astype(np.uint8)
         lab[..., 0] = clahe_of(lightness) * 100 / 255
         expected = 255 * lab2rgb(lab)
-        # OpenCV rounds L, a and b to 8 bits, which moves single pixels by a few levels.
         difference = np.abs(enhancer("clahe")(image) - expected)
-        assert difference.mean() < 1.5
-        assert np.abs(image - expected).mean() > 10
+        assert np.abs(image - expected).mean() > 20
+        assert difference.mean() < 1.5  # OpenCV rounds the lightness differently, and CLAHE magnifies that
 
     @pytest.mark.parametrize("name", [name for name in NAMES if name != "glare"])
     def test_shape_kind_and_input(self, name: str, cat: np.ndarray) -> None:
