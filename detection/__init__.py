@@ -5,13 +5,18 @@
 >>> table = detection.evaluate(night, detection.detector(), {"raw": detection.enhancer("raw")})
 """
 
-from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
-from detection.coco import read_coco, read_dataset, read_yolo
-from detection.dataset import Dataset, Sample, darken
-from detection.detectors import Detector, TorchvisionDetector, detector
-from detection.enhancers import Enhancer, enhancer
-from detection.evaluate import evaluate
-from detection.sample import sample_set
+try:
+    from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
+    from detection.coco import read_coco, read_dataset, read_yolo
+    from detection.dataset import Dataset, Sample, darken
+    from detection.detectors import Detector, TorchvisionDetector, detector
+    from detection.enhancers import Enhancer, enhancer
+    from detection.evaluate import evaluate
+    from detection.sample import sample_set
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"The detection side needs {error.name}: pip install 'glare-torch[detection]'.", name=error.name
+    ) from error
 
 __all__ = [
     "COCO_CLASSES",

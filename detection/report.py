@@ -18,7 +18,10 @@ DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""
 
 _DECIMALS = {"mAP50": 4, "mAP50-95": 4, "PSNR": 2, "SSIM": 4, "ms": 1, "detector_ms": 1}
-_COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
+_COLOURS = (
+    *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#b04fd0"),
+    *("#46f0f0", "#f032e6", "#bcf60c", "#fabebe", "#00a0a0", "#d2a679"),
+)
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,11 +63,13 @@ class Panel:
         title: what stands above it.
         image: (H, W, 3) uint8 RGB.
         found: the boxes to draw, in pixels of the image; those of a score below `DRAWN_SCORE` are left out.
+        scores: whether to write the scores beside the names.
     """
 
     title: str
     image: Pixels
     found: Detections
+    scores: bool = True
 
 
 def side_by_side(rows: Sequence[Sequence[Panel]], classes: Sequence[str], width: int = 400) -> Image.Image:
@@ -105,7 +110,7 @@ def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
         colour = _COLOURS[label % len(_COLOURS)]
         x1, y1, x2, y2 = box * scale + [border, header, border, header]
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        text = f"{classes[label]} {score:.2f}"
+        text = f"{classes[label]} {score:.2f}" if panel.scores else classes[label]
         place = (x1 + 2, max(header, y1 - 14) if y1 > header + 14 else y1 + 2)
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="black", font=font)

@@ -95,11 +95,11 @@ class Pictures:
         labelled = Detections(sample.boxes, np.ones(len(sample.boxes)), sample.labels)
         image = sample.reference() if sample.reference else sample.load()
         self.rows.append(
-            [Panel("labelled", image, labelled)]
+            [Panel("labelled", image, labelled, scores=False)]
             + [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
         )
         # Written anew with every light, so that it is whole whenever the run ends.
-        file = f"{sample.name.replace('/', '_')}.jpg"
+        file = Path(sample.name.replace("/", "_")).with_suffix(".jpg")
         save_picture(side_by_side(self.rows, self.classes), self.folder / file)
 
 

@@ -11,18 +11,17 @@ architecture, and a card.
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save as to_bytes
 
 from detection import EXDARK_CLASSES, Dataset, darken, evaluate, read_yolo
-from detection.dataset import load_image
 from detection.enhancers import raw
 from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from glare.data.degrade import LEVELS
@@ -34,11 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", required=True, help="yolo26n.pt; a pickle, so use one you trust")
     parser.add_argument("--data", required=True, help="YOLO folder with COCO's eighty classes")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--lr", type=float, default=2e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--work", type=Path, default=Path("runs/finetune_detector"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
 
@@ -46,31 +44,31 @@ def main() -> None:
     training, measuring = half(data, even=True), half(data, even=False)
     start = YOLO(args.weights, task="detect")
     keep_exdark_classes(start.model)
-    trained = train(
-        start.model,
-        data=str(write_yolo(training, args.work / "data") / "data.yaml"),
-        epochs=args.epochs,
-        lr0=args.lr,
-        optimizer="AdamW",
-        warmup_epochs=0,
-        batch=16,
-        nbs=16,  # a step for every batch
-        freeze=10,  # the backbone has seen all of COCO; this half has some seventy photographs
-        mosaic=0.0,
-        # Ultralytics' own draws of brightness, blur and CLAHE stay out: no enhancer is to be favoured.
-        hsv_h=0.0,
-        hsv_s=0.0,
-        hsv_v=0.0,
-        augmentations=[],
-        seed=args.seed,
-        workers=0,
-        device=args.device,
-        val=False,
-        plots=False,
-        project=str(args.work.resolve()),
-        name="train",
-        exist_ok=True,
-    )
+    with tempfile.TemporaryDirectory() as work:
+        trained = train(
+            start.model,
+            data=str(write_yolo(training, Path(work) / "data")),
+            epochs=args.epochs,
+            lr0=args.lr,
+            optimizer="AdamW",
+            warmup_epochs=0,
+            batch=16,
+            nbs=16,  # a step for every batch
+            freeze=10,  # the backbone has seen all of COCO; this half has some seventy photographs
+            mosaic=0.0,
+            # Ultralytics' own draws of brightness, blur and CLAHE stay out: no enhancer is to be favoured.
+            hsv_h=0.0,
+            hsv_s=0.0,
+            hsv_v=0.0,
+            augmentations=[],
+            seed=args.seed,
+            workers=0,
+            device=args.device,
+            val=False,
+            plots=False,
+            project=work,
+            name="train",
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     save(trained, args.out)
 
@@ -86,28 +84,32 @@ def half(data: Dataset, *, even: bool) -> Dataset:
 
 
 def write_yolo(data: Dataset, folder: Path) -> Path:
-    """Write a set as ultralytics reads it; its validation images are the training images, and go unused."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write a set as ultralytics reads it and return the YAML.
+
+    Its validation images are the training images: ultralytics wants some, and the measuring half stays out.
+    """
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     for sample in data.samples:
-        path = Path(sample.load.args[0])  # type: ignore[attr-defined]
-        shutil.copy(path, folder / "images")
-        height, width = load_image(path).shape[:2]
+        image = sample.load()
+        height, width = image.shape[:2]
+        name = Path(sample.name).stem
+        Image.fromarray(image).save(folder / "images" / f"{name}.png")
         lines = [
             f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
             f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
             for (x1, y1, x2, y2), label in zip(sample.boxes, sample.labels, strict=True)
         ]
-        (folder / "labels" / f"{path.stem}.txt").write_text("".join(lines), encoding="utf-8")
+        (folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     described = {
-        "path": str(folder.resolve()),
+        "path": str(folder),
         "train": "images",
         "val": "images",
         "names": list(data.classes),
     }
-    (folder / "data.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
-    return folder
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump(described), encoding="utf-8")
+    return file
 
 
 def save(network: Any, out: Path) -> None:
@@ -185,4 +187,4 @@ difference is what counts, and with so few photographs one below about six point
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -81,12 +81,12 @@ def test_two_photographs(
     assert "Left out: broken.png" in printed
 
     assert sorted(file.name for file in out.iterdir()) == [
-        "chelsea.png.jpg",
-        "coffee.png.jpg",
+        "chelsea.jpg",
+        "coffee.jpg",
         "results.csv",
         "results.md",
     ]
-    with Image.open(out / "coffee.png.jpg") as picture:
+    with Image.open(out / "coffee.jpg") as picture:
         assert picture.width == 3 * 400  # labelled, raw, gamma
         assert picture.height > 2 * 260  # two lights of a 600×400 photograph
 
