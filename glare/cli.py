@@ -1,0 +1,182 @@
+"""The command line: ``glare enhance | convert | info | train``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import PIL.Image
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import glare
+from glare import weights
+from glare.training.cli import add_train_parser
+from glare.transform import GLAREEnhance
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for what went wrong (told on stderr), 2 for wrong usage."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"glare {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="glare", description="Low-light image enhancement with GLARE.")
+    parser.add_argument("--version", action="version", version=f"glare {glare.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    enhance = commands.add_parser("enhance", help="enhance a file, or the images in a folder")
+    enhance.add_argument("input", type=Path, metavar="IN", help="an image, or a folder of images")
+    enhance.add_argument(
+        "output", type=Path, metavar="OUT", help="the enhanced image, or the folder for them"
+    )
+    enhance.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
+    enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    enhance.add_argument("--device", default=device, help="(%(default)s)")
+    enhance.set_defaults(run=run_enhance)
+
+    convert = commands.add_parser("convert", help="turn official checkpoints into a folder of weights")
+    convert.add_argument("netg", type=Path, metavar="net_G.pth", help="the official stage-3 network")
+    convert.add_argument("vqgan", type=Path, metavar="vqgan.pkl", help="the official VQGAN")
+    convert.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    convert.set_defaults(run=run_convert)
+
+    info = commands.add_parser("info", help="what a set of weights is")
+    info.add_argument("weights", nargs="?", default="glare-tiny", metavar="WEIGHTS", help="(%(default)s)")
+    info.set_defaults(run=run_info)
+
+    add_train_parser(commands.add_parser("train", help="train a stage"))
+    return parser
+
+
+def run_enhance(args: argparse.Namespace) -> int:
+    """Enhance a file or a folder; what could not be read is listed at the end."""
+    jobs = _jobs(args.input, args.output)
+    enhance = GLAREEnhance(args.weights, fidelity=args.fidelity, device=args.device)
+    failed: list[str] = []
+    for source, target in tqdm(jobs, unit="image", disable=None):
+        try:
+            _enhance_file(enhance, source, target)
+        # Pillow tells of a broken PNG by a SyntaxError.
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            failed.append(f"  {source}: {error}")
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} images failed:", *failed, sep="\n", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Convert official checkpoints, in float32 as they are."""
+    model = weights.from_official(_read_checkpoint(args.netg), _read_checkpoint(args.vqgan))
+    path = weights.save(model, args.output, dtype=torch.float32)
+    sources = "\n".join(f"- {p.name}, sha256 {weights.sha256(p)}" for p in (args.netg, args.vqgan))
+    card = f"# GLARE, converted official checkpoints\n\nConverted by `glare convert` from\n\n{sources}\n\n"
+    card += "The terms are those of the checkpoints' authors: https://github.com/LowLevelAI/GLARE\n"
+    (args.output / weights.CARD).write_text(card)
+    print(path)
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print the configuration, the parameters, the terms and the card of a set of weights."""
+    path = weights.find(args.weights)
+    model = weights.load(path)
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    print(f"weights     {path}")
+    print(f"sha256      {weights.sha256(path)}")
+    print(f"parameters  {sum(parameters.values()):,}")
+    for name, count in parameters.items():
+        print(f"  {name:<18}{count:>12,}")
+    print("configuration")
+    for name, value in model.config.to_dict().items():
+        print(f"  {name:<18}{value!s:>12}")
+    card = path.with_name(weights.CARD)
+    print(f"terms       {_terms(card)}")
+    print(f"card        {card if card.is_file() else 'none'}")
+    return 0
+
+
+def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Which file becomes which; a folder is walked and its tree kept."""
+    if source.is_dir():
+        if source.resolve() == target.resolve():
+            raise ValueError(f"Expected OUT to be another folder than IN but both are {source}.")
+        files = sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        # What an earlier run wrote into a folder inside IN is no input.
+        files = [p for p in files if target.resolve() not in p.resolve().parents]
+        if not files:
+            raise ValueError(f"No images in {source}: looked for {', '.join(sorted(_SUFFIXES))}.")
+        return [(p, target / p.relative_to(source)) for p in files]
+    if not source.is_file():
+        raise FileNotFoundError(f"No such file or folder: {source}")
+    target = target / source.name if target.is_dir() else target
+    if target.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"Expected OUT to end in one of {', '.join(sorted(_SUFFIXES))} but got {target}.")
+    return [(source, target)]
+
+
+def _enhance_file(enhance: GLAREEnhance, source: Path, target: Path) -> None:
+    with PIL.Image.open(source) as image:
+        image.load()
+        # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit.
+        exif = image.info.get("exif") or image.getexif()
+        enhanced = enhance(image)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed: a run that is stopped leaves no half image.
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            enhanced.save(
+                beside,
+                format=PIL.Image.registered_extensions()[target.suffix.lower()],
+                exif=exif,
+                icc_profile=image.info.get("icc_profile"),
+                quality=95,
+            )
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint, plain or under one name such as ``params``; runs no code from it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is refused: it is damaged or holds more than tensors, and reading that could run code "
+            f"that came with it. {error}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"Expected {path} to map names to tensors but it holds a {type(content).__name__}.")
+    states = [value for value in (content, *content.values()) if _is_state(value)]
+    if len(states) != 1:
+        raise ValueError(f"Expected {path} to map names to tensors but it has {sorted(map(str, content))}.")
+    state: Mapping[str, Tensor] = states[0]
+    return state
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _terms(card: Path) -> str:
+    """The licence that the head of a model card names, as on the Hugging Face Hub."""
+    if card.is_file():
+        for line in card.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key in ("license", "license_name") and value.strip() != "other":
+                return value.strip()
+    return "see the card" if card.is_file() else "unknown"

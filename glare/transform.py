@@ -1,0 +1,204 @@
+"""GLARE as a torchvision transform: put it in front of whatever looks at images."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import is_pure_tensor
+
+from glare import weights as glare_weights
+from glare.image import as_batch, from_float, to_float
+from glare.model import GLARE
+
+#: Pixels that go through the network at once where no gradient is asked for: a clip of hundreds of frames
+#: would not fit into memory, and no image depends on its neighbours.
+_PIXELS_AT_ONCE = 2**20
+
+
+def _is_image(inpt: Any) -> bool:
+    """Whether this is an image or, for plain tensors and arrays, has the form of one."""
+    if isinstance(inpt, np.ndarray):
+        return inpt.ndim == 3 and inpt.shape[2] == 3 and inpt.dtype.kind in "fu"
+    if is_pure_tensor(inpt):
+        tensor: Tensor = inpt
+        return (
+            tensor.ndim >= 3
+            and tensor.shape[-3] == 3
+            and (tensor.dtype == torch.uint8 or tensor.is_floating_point())
+        )
+    return isinstance(inpt, PIL.Image.Image | tv_tensors.Image | tv_tensors.Video)
+
+
+class GLAREEnhance(v2.Transform):
+    """Enhance low-light images with GLARE.
+
+    Takes, and returns in kind (type, dtype, device and size as they came):
+
+    - PIL images of mode RGB, RGBA (alpha is kept), L (enhanced as grey) and P (quantised to a new palette);
+    - (H,W,3) arrays and (...,3,H,W) tensors, uint8 or float in [0,1];
+    - ``tv_tensors.Image`` and ``tv_tensors.Video``;
+    - samples of them, nested as you like: boxes, masks, labels and all else pass as the objects they are.
+
+    The result is cut to [0,1]. Floats outside [0,1] by at most 0.1, as a bicubic resize makes them, are cut
+    too. As everywhere in ``torchvision.transforms.v2``, a plain tensor or array beside a PIL image, an
+    ``Image`` or a ``Video`` is data and passes; in a sample without those, the first that has the form of an
+    image is enhanced and the others pass.
+
+    Float tensors are enhanced differentiably: the gradient reaches the input, and with ``trainable`` the
+    parameters. The whole image is enhanced at once, so memory grows with its size.
+
+    Frozen weights are read at the first image, stay out of ``state_dict()`` and are not pickled: a
+    ``DataLoader`` worker reads its own. ``train()`` does not change the enhancement.
+
+    Args:
+        weights: the name of weights that come with the package, a folder, a ``.safetensors`` file, a Hugging
+            Face Hub id, or a `GLARE` model: with ``trainable`` that very model, otherwise a frozen copy.
+        fidelity: in [0, 2]. 1 is the trained model, 0 leans wholly on the codebook prior, above 1 on the
+            input's detail.
+        device: where to compute; ``None`` for the input's own device (with ``trainable``, the parameters').
+            ``v2.Compose`` is no module: calling its ``.to()`` could not reach a transform, this does.
+        dtype: ``None`` computes in float32, also inside an outer autocast; ``torch.bfloat16`` in autocast.
+        tile: ``"auto"`` and ``None`` are the same: the whole image at once.
+        trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once.
+
+    Raises:
+        TypeError: if an argument or the input has the wrong type, the input's dtype included.
+        ValueError: if an argument is out of range, or the input has a mode or a shape other than the above,
+            lies outside [0,1] by more than 0.1, is empty or holds NaN; or if there is no image in it.
+        FileNotFoundError: if there are no such weights.
+
+    Source: Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook
+    Retrieval", ECCV 2024.
+
+    Example:
+        >>> pipeline = v2.Compose([GLAREEnhance(), v2.Resize(640)])  # doctest: +SKIP
+        >>> image, boxes = pipeline(image, boxes)  # doctest: +SKIP
+    """
+
+    # By default torchvision hands boxes and masks to `transform` too.
+    _transformed_types = (_is_image,)
+
+    def __init__(
+        self,
+        weights: str | Path | GLARE = "glare-tiny",
+        *,
+        fidelity: float = 1.0,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        tile: Literal["auto"] | None = "auto",
+        trainable: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(weights, str | Path | GLARE):
+            raise TypeError(
+                "Expected argument `weights` to be a name, a path or a GLARE model but got "
+                f"{type(weights).__name__}."
+            )
+        if not isinstance(fidelity, int | float):
+            raise TypeError(f"Expected argument `fidelity` to be a number but got {type(fidelity).__name__}.")
+        if not 0.0 <= fidelity <= 2.0:
+            raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
+        if dtype not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"Expected argument `dtype` to be None, float32 or bfloat16 but got {dtype}.")
+        if tile not in ("auto", None):
+            raise ValueError(f"Expected argument `tile` to be 'auto' or None but got {tile!r}.")
+        if not isinstance(trainable, bool):
+            raise TypeError(f"Expected argument `trainable` to be a bool but got {type(trainable).__name__}.")
+        try:
+            self.device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Expected argument `device` to name a device but got {device!r}: {error}"
+            ) from error
+        self.weights = None if isinstance(weights, GLARE) else weights
+        self.fidelity = float(fidelity)
+        self.dtype = dtype
+        self.tile = tile
+        self.trainable = trainable
+
+        # A list hides the frozen model from nn.Module: what is read at the first image is no state of it.
+        self._frozen: list[GLARE] = []
+        if trainable:
+            model = weights if isinstance(weights, GLARE) else glare_weights.load(weights)
+            self.network = model.requires_grad_(True).eval().to(self.device)
+        elif isinstance(weights, GLARE):
+            self._frozen.append(copy.deepcopy(weights).requires_grad_(False).eval())
+        else:
+            glare_weights.find(weights)  # a wrong name is told here, not at the first image
+
+    @property
+    def model(self) -> GLARE:
+        """The network, read from its file if this is the first use."""
+        if self.trainable:
+            return self.network
+        if self.weights is not None and not self._frozen:
+            self._frozen.append(glare_weights.load(self.weights).requires_grad_(False).eval())
+        return self._frozen[0]
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse an input without an image; one of boxes and masks alone passes."""
+        if any(_is_image(inpt) for inpt in flat_inputs):
+            return
+        if flat_inputs and all(isinstance(inpt, tv_tensors.TVTensor) for inpt in flat_inputs):
+            return
+        for inpt in flat_inputs:
+            if isinstance(inpt, np.ndarray) or is_pure_tensor(inpt):
+                as_batch(inpt)  # says what is wrong with it
+        types = sorted({type(inpt).__name__ for inpt in flat_inputs})
+        raise TypeError(f"Expected a PIL image, an array or a tensor, or a sample with one, but got {types}.")
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Which of the plain tensors and arrays is the image: the first, or none beside an explicit image."""
+        plain = [inpt for inpt in flat_inputs if isinstance(inpt, np.ndarray) or is_pure_tensor(inpt)]
+        return {"image": plain[0] if plain and len(plain) == len(flat_inputs) else None}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Enhance one image of the sample."""
+        if (isinstance(inpt, np.ndarray) or is_pure_tensor(inpt)) and inpt is not params["image"]:
+            return inpt
+        pixels, restore = as_batch(inpt)
+        return restore(self._enhance(pixels))
+
+    def _enhance(self, pixels: Tensor) -> Tensor:
+        """(B,3,H,W) uint8 or float -> the same, enhanced."""
+        # Weights made or moved in inference mode, where detectors predict, could never see a gradient.
+        with torch.inference_mode(False):
+            model = self.model
+            home = next(model.parameters()).device
+            device = self.device or (home if self.trainable else pixels.device)
+            if home != device:
+                model.to(device)
+        differentiable = pixels.is_floating_point() and (pixels.requires_grad or self.trainable)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
+        ):
+            at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[2] * pixels.shape[3]))
+            parts = torch.split(pixels, len(pixels) if torch.is_grad_enabled() else at_once)
+            enhanced = [model(to_float(part.to(device)), fidelity=self.fidelity) for part in parts]
+            return torch.cat([from_float(part.float(), pixels.dtype).to(pixels.device) for part in enhanced])
+
+    def train(self, mode: bool = True) -> GLAREEnhance:
+        """Set the flag that modules have; the network stays as it is used, in evaluation mode."""
+        super().train(mode)
+        if self.trainable:
+            self.network.eval()
+        return self
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        weights = "GLARE(...)" if self.weights is None else repr(str(self.weights))
+        names = ("fidelity", "device", "dtype", "tile", "trainable")
+        return ", ".join([weights, *(f"{name}={getattr(self, name)!r}" for name in names)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the frozen weights, where they can be read again by their name."""
+        return {**self.__dict__, "_frozen": self._frozen if self.weights is None else []}
