@@ -14,6 +14,8 @@ try:
     from detection.evaluate import evaluate
     from detection.sample import sample_set
 except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "skimage"):
+        raise
     raise ModuleNotFoundError(
         f"The detection side needs {error.name}: pip install 'glare-torch[detection]'.", name=error.name
     ) from error

@@ -65,6 +65,8 @@ class TestDarken:
         assert np.array_equal(alone, in_company.load())
         assert np.array_equal(alone, darken(cat, "dark").samples[0].load())
         assert not np.array_equal(alone, darken(cat, "dark", seed=1).samples[0].load())
+        renamed = replace(cat, samples=(replace(cat.samples[0], name="another cat"),))
+        assert not np.array_equal(alone, darken(renamed, "dark").samples[0].load())
         assert alone.dtype == np.uint8
         assert alone.shape == clean.samples[3].load().shape
 
