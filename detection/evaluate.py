@@ -186,12 +186,9 @@ def evaluate(
         raise ValueError(
             "Expected at least one readable image and one enhancer but got none. " + "; ".join(faults)
         )
-    table = pd.DataFrame(
-        _score(light, name, row, len(dataset.classes)) for (light, name), row in rows.items()
-    )
-    lights = list(dict.fromkeys(table["light"]))
-    table = table.sort_values("light", key=lambda column: column.map(lights.index), kind="stable")
-    table = table.reset_index(drop=True)
+    # In the order of `rows`: with the first image of a light come the rows of all enhancers.
+    classes = len(dataset.classes)
+    table = pd.DataFrame([_score(light, name, row, classes) for (light, name), row in rows.items()])
     table.attrs["faults"] = list(dict.fromkeys(faults))  # a photograph is read once per light
     return table
 
