@@ -7,6 +7,9 @@ from skimage.color import lab2rgb, rgb2lab
 
 from detection import enhancer, sample_set
 from detection.enhancers import NAMES, check_enhanced
+from glare import GLAREEnhance
+
+WEIGHTS = Path(__file__).parents[2] / "glare" / "pretrained" / "glare-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,25 @@ class TestClassics:
         before = cat.copy()
         check_enhanced(name, cat, enhancer(name)(cat))
         assert np.array_equal(cat, before)
+
+
+class TestGLARE:
+    @pytest.mark.parametrize(("name", "fidelity"), [("glare", 1.0), ("glare@0.5", 0.5)])
+    def test_fidelity_is_in_the_name(self, name: str, fidelity: float) -> None:
+        glare = enhancer(name)
+        assert isinstance(glare, GLAREEnhance)
+        assert glare.fidelity == fidelity
+
+    def test_fidelity_out_of_range(self) -> None:
+        with pytest.raises(ValueError, match=r"`fidelity` to be in \[0, 2\] but got 3\.0"):
+            enhancer("glare@3")
+
+    @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="glare-tiny is not trained yet")
+    def test_brightens(self, cat: np.ndarray) -> None:
+        dark = cat[:96, :128] // 4
+        enhanced = enhancer("glare")(dark)
+        check_enhanced("glare", dark, enhanced)
+        assert enhanced.mean() > 1.5 * dark.mean()
 
 
 class TestOwn:
