@@ -131,8 +131,9 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 def _enhance_file(enhance: GLAREEnhance, source: Path, target: Path) -> None:
     with PIL.Image.open(source) as image:
         image.load()
-        # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit.
-        exif = image.info.get("exif") or image.getexif()
+        # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit. A TIFF
+        # keeps none: Pillow turns it upright, and its tags also tell how the old pixels were stored.
+        exif = image.info.get("exif", b"")
         enhanced = enhance(image)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed: a run that is stopped leaves no half image.

@@ -15,36 +15,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from glare import GLARE, GLAREConfig, GLAREEnhance
+from glare import GLARE, GLAREEnhance
 from glare import weights as glare_weights
 
-CONFIG = GLAREConfig(
-    channels=8,
-    multipliers=(1, 1, 1),
-    encoder_blocks=(1, 1, 1),
-    decoder_blocks=(1, 1, 1),
-    norm_groups=4,
-    codes=64,
-    condition_channels=8,
-    flow_levels=1,
-    flow_plain_steps=1,
-    flow_steps=1,
-    flow_hidden=8,
-)
 
-
-@pytest.fixture(scope="module")
-def model() -> GLARE:
-    torch.manual_seed(0)
-    model = GLARE(CONFIG)
-    # So that results lie within [0,1], where gradients pass the clamp.
+@pytest.fixture
+def model(model: GLARE) -> GLARE:
+    # Results lie within [0,1], where gradients pass the clamp.
     nn.init.constant_(model.fusion.decoder.conv_out.bias, 0.5)
-    return model.eval()
+    return model
 
 
-@pytest.fixture(scope="module")
-def folder(model: GLARE, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return glare_weights.save(model, tmp_path_factory.mktemp("weights"), torch.float32).parent
+@pytest.fixture
+def folder(model: GLARE, tmp_path: Path) -> Path:
+    return glare_weights.save(model, tmp_path, torch.float32).parent
 
 
 @pytest.fixture
