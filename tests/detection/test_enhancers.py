@@ -10,6 +10,7 @@ from detection.enhancers import NAMES, check_enhanced
 from glare import GLAREEnhance
 
 WEIGHTS = Path(__file__).parents[2] / "glare" / "pretrained" / "glare-tiny"
+trained = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="glare-tiny is not trained yet")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ class TestClassics:
 
 
 class TestGLARE:
+    @trained
     @pytest.mark.parametrize(("name", "fidelity"), [("glare", 1.0), ("glare@0.5", 0.5)])
     def test_fidelity_is_in_the_name(self, name: str, fidelity: float) -> None:
         glare = enhancer(name)
@@ -103,7 +105,7 @@ class TestGLARE:
         with pytest.raises(ValueError, match=r"`fidelity` to be in \[0, 2\] but got 3\.0"):
             enhancer("glare@3")
 
-    @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="glare-tiny is not trained yet")
+    @trained
     def test_brightens(self, cat: np.ndarray) -> None:
         dark = cat[:96, :128] // 4
         enhanced = enhancer("glare")(dark)
