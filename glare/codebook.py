@@ -38,7 +38,7 @@ class Quantizer(nn.Module):
             # |z - c|² less |z|², which is the same for all codes.
             indices = [
                 torch.addmm(norms, chunk, codes.T, alpha=-2.0).argmin(1)
-                for chunk in flat.split(max(1, SEARCH_ELEMENTS // len(codes)))
+                for chunk in torch.split(flat, max(1, SEARCH_ELEMENTS // len(codes)))
             ]
         return torch.cat(indices).view(latent.shape[0], *latent.shape[2:])
 
@@ -81,15 +81,19 @@ class Codebook(nn.Module):
 
     def half_features(self, latent: Tensor) -> Tensor:
         """Latent (B,C,H,W), quantised here -> the decoder's features at 1/2 of the image's size (B,C',2H,2W)."""
-        return self.decoder.half(self.post_quant_conv(self.quantize(latent)[0]))
+        return self.decoder.to_half(self.post_quant_conv(self.quantize(latent)[0]))
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Latent (B,C,H,W), quantised here -> image (B,3,4H,4W), not clamped, and the features at 1/2 and full."""
         half = self.half_features(latent)
-        full = self.decoder.full(half)
+        full = self.decoder.to_full(half)
         return self.decoder.image(full), (half, full)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct ``image`` (B,3,H,W) -> image (B,3,H,W), indices (B,H/4,W/4), codebook loss."""
         codes, indices, loss = self.quantize(self.encode(image))
-        return self.decoder.image(self.decoder.full(self.decoder.half(self.post_quant_conv(codes)))), indices, loss
+        return (
+            self.decoder.image(self.decoder.to_full(self.decoder.to_half(self.post_quant_conv(codes)))),
+            indices,
+            loss,
+        )

@@ -34,6 +34,8 @@ class GLAREConfig:
         flow_plain_steps: steps without coupling that open each group.
         flow_steps: steps with coupling in each group.
         flow_hidden: width of the coupling networks.
+        flow_scale_floor: the least scale of a coupling. The published 1e-4 lets a single inverse step magnify 10⁴
+            times, which overflows on images unlike the training's; a greater floor bounds it.
         warp_levels: where stage III borrows the codebook decoder's features: 0 is full resolution, 1 is 1/2.
         warp_channels: width to which those features are reduced before the deformable convolution, whose cost on
             a CPU goes with it; ``None`` keeps them whole, as published.
@@ -54,6 +56,7 @@ class GLAREConfig:
     flow_plain_steps: int = 2
     flow_steps: int = 12
     flow_hidden: int = 64
+    flow_scale_floor: float = 1e-4
     warp_levels: tuple[int, ...] = (0, 1)
     warp_channels: int | None = None
     warp_groups: int = 4
@@ -69,19 +72,29 @@ class GLAREConfig:
             raise ValueError(f"Expected `warp_levels` to be out of 0 and 1 but got {self.warp_levels}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (not isinstance(value, int) or value < (2 if "latent" in field.name else 1)):
+            if field.type == "int" and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Expected `{field.name}` to be a positive integer but got {value!r}.")
+        if self.latent_channels < 2:
+            raise ValueError(
+                f"Expected `latent_channels` to be at least 2, to be split, but got {self.latent_channels}."
+            )
         for width in self.widths:
             if width % self.norm_groups:
                 raise ValueError(
                     f"Expected every width in {self.widths} to be a multiple of `norm_groups`={self.norm_groups}."
                 )
         if self.attention_grid is not None and self.attention_grid < 1:
-            raise ValueError(f"Expected `attention_grid` to be None or at least 1 but got {self.attention_grid}.")
+            raise ValueError(
+                f"Expected `attention_grid` to be None or at least 1 but got {self.attention_grid}."
+            )
         if self.warp_channels is not None and self.warp_channels < 1:
-            raise ValueError(f"Expected `warp_channels` to be None or at least 1 but got {self.warp_channels}.")
+            raise ValueError(
+                f"Expected `warp_channels` to be None or at least 1 but got {self.warp_channels}."
+            )
         if any((self.warp_channels or self.widths[level]) % self.warp_groups for level in self.warp_levels):
-            raise ValueError(f"Expected the warped widths to be multiples of `warp_groups`={self.warp_groups}.")
+            raise ValueError(
+                f"Expected the warped widths to be multiples of `warp_groups`={self.warp_groups}."
+            )
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -107,7 +120,8 @@ class GLAREConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"Unknown entries in the configuration: {unknown}. Known are {sorted(known)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 PRESETS: dict[str, GLAREConfig] = {
@@ -119,6 +133,7 @@ PRESETS: dict[str, GLAREConfig] = {
         level_attention=False,
         codes=4096,
         flow_steps=8,
+        flow_scale_floor=0.3,
     ),
     "tiny": GLAREConfig(
         channels=16,
@@ -133,6 +148,7 @@ PRESETS: dict[str, GLAREConfig] = {
         flow_plain_steps=1,
         flow_steps=6,
         flow_hidden=32,
+        flow_scale_floor=0.3,
         warp_levels=(1,),
         warp_channels=8,
         warp_groups=1,

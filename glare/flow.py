@@ -12,7 +12,7 @@ log-determinant of its Jacobian, per sample (B,); the two cancel.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,8 @@ class InvertibleConv(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
-        return torch.linalg.slogdet(self.weight)[1].view(1) * (x.shape[2] * x.shape[3])
+        log_det: Tensor = torch.linalg.slogdet(self.weight)[1]
+        return log_det.view(1) * (x.shape[2] * x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
@@ -78,8 +79,9 @@ class InvertibleConv(nn.Module):
 class CouplingNetwork(nn.Module):
     """3×3 conv, actnorm, ReLU, 1×1 conv, actnorm, ReLU, 3×3 conv: what an affine map's shift and scale come from."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, scale_floor: float) -> None:
         super().__init__()
+        self.scale_floor = scale_floor
         self.conv1 = nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False)
         self.norm1 = ActNorm(hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 1, bias=False)
@@ -91,21 +93,23 @@ class CouplingNetwork(nn.Module):
         self.logs = nn.Parameter(torch.zeros(2 * out_channels, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,in,H,W) -> shift and scale, each (B,out,H,W); the scale lies in (1e-4, 1+1e-4)."""
+        """(B,in,H,W) -> shift and scale, each (B,out,H,W); the scale lies in (floor, 1+floor)."""
         h = F.relu(self.norm1(self.conv1(x)))
         h = F.relu(self.norm2(self.conv2(h)))
         h = self.conv3(h) * torch.exp(3.0 * self.logs)
-        return h[:, 0::2], torch.sigmoid(h[:, 1::2] + 2.0) + 1e-4
+        return h[:, 0::2], torch.sigmoid(h[:, 1::2] + 2.0) + self.scale_floor
 
 
 class Coupling(nn.Module):
     """Two affine maps: of all channels by the condition alone, then of z2 by z1 and the condition (SRFlow)."""
 
-    def __init__(self, channels: int, condition_channels: int, hidden: int) -> None:
+    def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
+        channels, given = config.latent_channels, config.condition_channels
+        hidden, floor = config.flow_hidden, config.flow_scale_floor
         self.split = channels // 2
-        self.injector = CouplingNetwork(condition_channels, hidden, channels)
-        self.affine = CouplingNetwork(self.split + condition_channels, hidden, channels - self.split)
+        self.injector = CouplingNetwork(given, hidden, channels, floor)
+        self.affine = CouplingNetwork(self.split + given, hidden, channels - self.split, floor)
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """(B,C,H,W) and condition (B,F,H,W) -> result and log-determinant (B,)."""
@@ -132,9 +136,7 @@ class FlowStep(nn.Module):
         super().__init__()
         self.actnorm = ActNorm(config.latent_channels)
         self.invconv = InvertibleConv(config.latent_channels)
-        self.coupling = (
-            None if plain else Coupling(config.latent_channels, config.condition_channels, config.flow_hidden)
-        )
+        self.coupling = None if plain else Coupling(config)
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """(B,C,H,W) and condition -> result and log-determinant (B,)."""
@@ -186,7 +188,8 @@ class Flow(nn.Module):
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             x, feature = x.to(dtype), feature.to(dtype)
             log_det = x.new_zeros(len(x))
-            for step in reversed(self.steps) if inverse else self.steps:  # type: ignore[call-overload]
+            steps = [cast(FlowStep, step) for step in self.steps]
+            for step in reversed(steps) if inverse else steps:
                 x, step_log_det = step.inverse(x, feature) if inverse else step(x, feature)
                 log_det = log_det + step_log_det
         return x, log_det

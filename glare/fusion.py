@@ -56,9 +56,10 @@ class Warp(nn.Module):
         with torch.autocast(code.device.type, enabled=False):
             dtype = self.weight.dtype
             mask = torch.sigmoid(mask.to(dtype))
-            return deform_conv2d(
+            warped: Tensor = deform_conv2d(
                 code.to(dtype), offset.to(dtype), self.weight, self.bias, padding=1, mask=mask
             )
+        return warped
 
 
 class Fusion(nn.Module):
@@ -94,14 +95,16 @@ class Fusion(nn.Module):
         Returns:
             the image (B,3,H,W), not clamped.
         """
-        half = self._fuse("1", self.decoder.half(latent), features[0], skips[1], fidelity)
-        full = self._fuse("0", self.decoder.full(half), features[1], skips[0], fidelity)
+        half = self._fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
+        full = self._fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
         return self.decoder.image(full)
 
-    def _fuse(self, level: str, h: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
-        h = self.mix[level](skip, h, fidelity)
+    def _fuse(
+        self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float
+    ) -> Tensor:
+        h: Tensor = self.mix[level](skip, decoded, fidelity)
         if level not in self.warp:
             return h
-        warped = self.warp[level](code, h)
+        warped: Tensor = self.warp[level](code, h)
         # Per image, not per batch: the result for one image must not depend on its neighbours.
         return h + warped * (h.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True))

@@ -6,6 +6,7 @@ GLARE uses for the codebook, for the conditional encoder and for the second deco
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,7 +64,9 @@ class Attention(nn.Module):
         if self.grid is not None and (height > self.grid or width > self.grid):
             context = F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
         # (B,1,N,C): one head; the fused kernels never hold the N×N map.
-        q, k, v = (t.flatten(2).mT.unsqueeze(1).contiguous() for t in (self.q(h), self.k(context), self.v(context)))
+        q, k, v = (
+            t.flatten(2).mT.unsqueeze(1).contiguous() for t in (self.q(h), self.k(context), self.v(context))
+        )
         out = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(out.squeeze(1).mT.reshape(b, c, height, width))  # type: ignore[no-any-return]
 
@@ -89,23 +92,27 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,2H,2W)."""
+        if torch.is_grad_enabled():
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
         # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
-        # pixels: 4/9 of the work, and the enlarged map is never stored.
-        ones = self.conv.weight.new_ones(1, 1, 2, 2)
+        # pixels: 4/9 of the work, and the enlarged map is never stored. Its gradients are noisier in float32.
         weight = self.conv.weight.flip(2, 3)
-        out_channels, in_channels = weight.shape[:2]
-        kernel = F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).view(out_channels, in_channels, 4, 4)
+        ones = weight.new_ones(1, 1, 2, 2)
+        kernel = F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).view(*weight.shape[:2], 4, 4)
         return F.conv_transpose2d(x, kernel.transpose(0, 1), self.conv.bias, stride=2, padding=1)
 
 
 class Level(nn.Module):
     """Residual blocks at one resolution, each followed by attention where the level has it."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool, config: GLAREConfig) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, attention: bool, config: GLAREConfig
+    ) -> None:
         super().__init__()
         groups = config.norm_groups
         self.blocks = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups) for i in range(blocks)
+            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups)
+            for i in range(blocks)
         )
         self.attentions = nn.ModuleList(
             Attention(out_channels, groups, config.attention_grid) for _ in range(blocks if attention else 0)
@@ -173,15 +180,14 @@ class Decoder(nn.Module):
         self.norm_out = Norm(config.norm_groups, w0)
         self.conv_out = nn.Conv2d(w0, 3, 3, padding=1)
 
-    def half(self, latent: Tensor) -> Tensor:
+    def to_half(self, latent: Tensor) -> Tensor:
         """Latent (B,latent,H,W) -> features at 1/2 of the image's size (B,C,2H,2W), before upsampling."""
         return self.level1(self.up1(self.level2(self.middle(self.conv_in(latent)))))  # type: ignore[no-any-return]
 
-    def full(self, half: Tensor) -> Tensor:
+    def to_full(self, half: Tensor) -> Tensor:
         """Features at 1/2 size -> features at the image's size."""
         return self.level0(self.up0(half))  # type: ignore[no-any-return]
 
     def image(self, full: Tensor) -> Tensor:
         """The last convolution: features at full size (B,C,H,W) -> (B,3,H,W), not clamped."""
         return self.conv_out(F.silu(self.norm_out(full)))  # type: ignore[no-any-return]
-

@@ -70,7 +70,6 @@ class GLARE(nn.Module):
         padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
         latent, skips = self.restore_latent(padded)
         half = self.codebook.half_features(latent)
-        full = self.codebook.decoder.full(half) if 0 in self.config.warp_levels else None
+        full = self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None
         features = (half, full)
         return crop(self.fusion(latent, features, skips, fidelity))
-

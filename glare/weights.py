@@ -75,15 +75,21 @@ def load(name: str | Path) -> GLARE:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} (sha256 {sha256(path)}) is truncated or no safetensors file: {error}") from error
+        raise ValueError(
+            f"{path} (sha256 {sha256(path)}) is truncated or no safetensors file: {error}"
+        ) from error
     if "config" not in metadata:
-        raise ValueError(f"{path} (sha256 {sha256(path)}) holds no GLARE configuration: not saved by glare.weights.")
+        raise ValueError(
+            f"{path} (sha256 {sha256(path)}) holds no GLARE configuration: not saved by glare.weights."
+        )
     with torch.device("meta"):
         model = GLARE(GLAREConfig.from_dict(json.loads(metadata["config"])))
     expected = model.state_dict()
     problems = _differences(expected, tensors)
     if problems:
-        raise ValueError(f"{path} (sha256 {sha256(path)}) does not fit its configuration:\n" + "\n".join(problems))
+        raise ValueError(
+            f"{path} (sha256 {sha256(path)}) does not fit its configuration:\n" + "\n".join(problems)
+        )
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True, assign=True)
     return model.eval()
 
@@ -209,14 +215,18 @@ def from_official(netg: Mapping[str, Tensor], vqgan: Mapping[str, Tensor]) -> GL
         official = {ours: f"{ours} (official {source}: {key})" for ours, (source, key) in names.items()}
         lines = [re.sub(r"(?<=: )\S+", lambda m: official.get(m[0], m[0]), line) for line in problems]
         raise ValueError("The official checkpoints do not fit GLARE:\n" + "\n".join(lines))
-    model.load_state_dict({k: v.detach().clone().float() for k, v in tensors.items()}, strict=True, assign=True)
+    model.load_state_dict(
+        {k: v.detach().clone().float() for k, v in tensors.items()}, strict=True, assign=True
+    )
     return model.eval()
 
 
 def _infer_config(tensors: Mapping[str, Tensor]) -> GLAREConfig:
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
-            raise ValueError(f"The official checkpoints do not fit GLARE:\n  missing: {key}, which gives a width")
+            raise ValueError(
+                f"The official checkpoints do not fit GLARE:\n  missing: {key}, which gives a width"
+            )
         return tuple(tensors[key].shape)
 
     def count(pattern: str) -> int:

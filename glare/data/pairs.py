@@ -56,9 +56,10 @@ def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
 def read(path: str | Path) -> Tensor:
     """An image file as uint8 RGB, (3,H,W)."""
     try:
-        return decode_image(str(path), ImageReadMode.RGB)
+        image: Tensor = decode_image(str(path), ImageReadMode.RGB)
     except RuntimeError as error:
         raise ValueError(f"Cannot read the image {path}: {error}") from error
+    return image
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):

@@ -11,12 +11,20 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stage", choices=("codebook", "flow", "fusion"), help="stage I, II or III")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed if it is there")
     parser.add_argument("--pairs", type=Path, action="append", default=[], help="folder with low/ and high/")
-    parser.add_argument("--photos", type=Path, action="append", default=[], help="photographs, darkened on the fly")
-    parser.add_argument("--pairs-share", type=float, default=0.5, help="share of crops from --pairs (default 0.5)")
+    parser.add_argument(
+        "--photos", type=Path, action="append", default=[], help="photographs, darkened on the fly"
+    )
+    parser.add_argument(
+        "--pairs-share", type=float, default=0.5, help="share of crops from --pairs (default 0.5)"
+    )
     parser.add_argument("--val", type=Path, help="folder of pairs by which the best weights are chosen")
-    parser.add_argument("--init", help="weights to start from; stages II and III need those of the stage before")
+    parser.add_argument(
+        "--init", help="weights to start from; stages II and III need those of the stage before"
+    )
     parser.add_argument("--preset", default="tiny", help="tiny, small or base, without --init (default tiny)")
-    parser.add_argument("--joint", action="store_true", help="stage III: move conditional encoder and flow too")
+    parser.add_argument(
+        "--joint", action="store_true", help="stage III: move conditional encoder and flow too"
+    )
     parser.add_argument("--steps", type=int, default=20_000, help="optimiser steps (default 20000)")
     parser.add_argument("--max-minutes", type=float, help="wall-clock limit")
     parser.add_argument("--batch", type=int, default=8, help="crops per step and process (default 8)")
@@ -40,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Stage {args.stage} starts from the weights of the stage before: give --init.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
-    data = Crops(args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share)
+    data = Crops(
+        args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
+    )
     model = weights.load(args.init) if args.init else GLARE(args.preset)
     settings = Settings(
         out=args.out,

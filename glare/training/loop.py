@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ class _Shard(Sampler[int]):
 class Average:
     """Exponential moving average of the parameters that move; what is validated and kept."""
 
-    def __init__(self, parameters: list[Tensor], decay: float = 0.998) -> None:
-        self.parameters, self.decay = parameters, decay
+    def __init__(self, parameters: Sequence[Tensor], decay: float = 0.998) -> None:
+        self.parameters, self.decay = list(parameters), decay
         self.values = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()
@@ -116,7 +117,8 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         step, elapsed, best = state["step"], state["elapsed"], state["best"]
     else:
         low, high = (
-            torch.stack(t).to(accelerator.device) for t in zip(*(data[i] for i in range(settings.batch)), strict=True)
+            torch.stack(t).to(accelerator.device)
+            for t in zip(*(data[i] for i in range(settings.batch)), strict=True)
         )
         stage.eval().start(low, high)
         average = Average(parameters)
@@ -183,7 +185,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         with accelerator.autocast():
             loss, logs = wrapped(*batch)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss.item()} at step {step}; {out / CHECKPOINT} is from before.")
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {step}; {out / CHECKPOINT} is from before."
+            )
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -206,7 +210,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         keep(final=True)
         checkpoint()
     accelerator.wait_for_everyone()
-    return out / ("best" if val is not None else "last")
+    return out / ("best" if (out / "best").exists() else "last")
 
 
 @torch.inference_mode()
@@ -231,11 +235,13 @@ class _Log:
             from torch.utils.tensorboard import SummaryWriter
 
             self.file = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (lives as long as the run)
-            self.board = SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(out))
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         if not self.active:
             return
-        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n")
+        self.file.write(
+            json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n"
+        )
         for name, value in figures.items():
-            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(name, value, step)

@@ -74,7 +74,9 @@ class CodebookStage(Stage):
         book = self.model.codebook
         latent = book.encode(high).float()
         codes, indices, quantization = book.quantize(latent)
-        image = book.decoder.image(book.decoder.full(book.decoder.half(book.post_quant_conv(codes)))).float()
+        image = book.decoder.image(
+            book.decoder.to_full(book.decoder.to_half(book.post_quant_conv(codes)))
+        ).float()
         loss = restoration_loss(image, high) + quantization
         if self.training:
             self._revive(latent.detach(), indices)
@@ -90,7 +92,7 @@ class CodebookStage(Stage):
     @torch.no_grad()
     def _revive(self, latent: Tensor, indices: Tensor) -> None:
         self.unused += 1
-        self.unused[indices.flatten().unique()] = 0
+        self.unused[indices.flatten()] = 0
         dead = (self.unused > self.revive_after).nonzero()[:, 0]
         if len(dead):
             latents = latent.movedim(1, -1).flatten(0, 2)
@@ -106,7 +108,7 @@ class CodebookStage(Stage):
 class FlowStage(Stage):
     """Stage II: the likelihood of the normal-light latent, given the low-light image (equation 4)."""
 
-    lr = 5e-4
+    lr = 1e-3
     #: How often the reference's own latent is the mean of the base distribution.
     reference_mean = 0.2
 
@@ -167,7 +169,7 @@ class FusionStage(Stage):
             latent = model.flow.inverse(mean, feature)[0]
         with torch.no_grad():
             half = model.codebook.half_features(latent)
-            full = model.codebook.decoder.full(half) if 0 in model.config.warp_levels else None
+            full = model.codebook.decoder.to_full(half) if 0 in model.config.warp_levels else None
         image = model.fusion(latent, (half, full), skips).float()
         loss = restoration_loss(image, high)
         logs = {"restoration": loss.detach(), "psnr": psnr(image.detach().clamp(0, 1), high).mean()}

@@ -31,7 +31,11 @@ def tensor(name: str, shape: list[int]) -> Tensor:
         return 0.02 * noise + 0.5
     if len(shape) == 1:
         return 1 + 0.1 * noise if leaf == "weight" else 0.02 * noise
-    gain = 0.3 if name == "deformable_decoder.residual_conv.weight" or (last_of_coupling and leaf == "weight") else 1.0
+    gain = (
+        0.3
+        if name == "deformable_decoder.residual_conv.weight" or (last_of_coupling and leaf == "weight")
+        else 1.0
+    )
     return gain * noise / math.sqrt(math.prod(shape[1:]))
 
 

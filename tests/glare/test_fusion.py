@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from glare.fusion import MixUp, Warp
+from tests.glare.conftest import randomise
+
+
+class TestMixUp:
+    @pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0, 2.0])
+    def test_is_a_weighted_mean(self, fidelity: float) -> None:
+        mix = MixUp(0.4)
+        skip, h = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+        share = min(1.0, fidelity * torch.sigmoid(torch.tensor(0.4)).item())
+        torch.testing.assert_close(mix(skip, h, fidelity), share * skip + (1 - share) * h)
+
+    def test_ends(self) -> None:
+        mix = MixUp(3.0)
+        skip, h = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
+        assert torch.equal(mix(skip, h, 0.0), h)
+        assert torch.equal(mix(skip, h, 2.0), skip)
+
+
+class TestWarp:
+    @pytest.mark.parametrize(("reduced", "groups"), [(None, 4), (4, 2)])
+    def test_gradcheck(self, reduced: int | None, groups: int) -> None:
+        torch.manual_seed(0)
+        warp = Warp(8, reduced, groups).double()
+        randomise(warp)
+        code, target = torch.randn(2, 1, 8, 4, 5, dtype=torch.float64).unbind()
+        code.requires_grad_()
+        target.requires_grad_()
+        assert warp(code, target).shape == (1, 8, 4, 5)
+        assert torch.autograd.gradcheck(warp, (code, target), eps=1e-7, atol=1e-5)
+
+    def test_starts_as_an_ordinary_convolution_at_half_strength(self) -> None:
+        warp = Warp(8, None, 4)
+        code, target = torch.randn(2, 1, 8, 6, 7).unbind()
+        expected = 0.5 * torch.nn.functional.conv2d(code, warp.weight, padding=1) + warp.bias.view(-1, 1, 1)
+        torch.testing.assert_close(warp(code, target), expected, rtol=0, atol=1e-5)
+
+    def test_runs_under_bfloat16_autocast(self) -> None:
+        warp = Warp(8, None, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert warp(torch.randn(1, 8, 4, 4).bfloat16(), torch.randn(1, 8, 4, 4)).dtype == torch.float32

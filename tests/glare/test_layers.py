@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from glare.config import GLAREConfig
+from glare.layers import Attention, Downsample, Encoder, Upsample
+
+
+class TestUpsample:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 4)])
+    def test_both_ways_agree(self, size: tuple[int, int]) -> None:
+        layer = Upsample(6).double()
+        x = torch.randn(2, 6, *size, dtype=torch.float64)
+        plain = layer(x)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), plain, rtol=1e-12, atol=1e-12)
+
+
+class TestDownsample:
+    def test_pads_right_and_bottom_only(self) -> None:
+        layer = Downsample(1)
+        with torch.no_grad():
+            layer.conv.weight.zero_()
+            layer.conv.bias.zero_()
+            layer.conv.weight[0, 0, 0, 0] = 1.0
+            x = torch.arange(16.0).view(1, 1, 4, 4)
+            # The first tap of the kernel falls on the even positions themselves.
+            torch.testing.assert_close(layer(x), x[..., ::2, ::2])
+
+
+class TestAttention:
+    def test_equals_softmax_of_scaled_products(self) -> None:
+        layer = Attention(8, 4).double()
+        x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
+        h = layer.norm(x)
+        q, k, v = (f(h).flatten(2) for f in (layer.q, layer.k, layer.v))
+        weights = torch.softmax(q.mT @ k * 8**-0.5, -1)
+        expected = x + layer.proj((v @ weights.mT).view_as(x))
+        torch.testing.assert_close(layer(x), expected)
+
+    def test_a_grid_that_is_not_smaller_than_the_map_changes_nothing(self) -> None:
+        torch.manual_seed(0)
+        whole, pooled = Attention(8, 4), Attention(8, 4, grid=6)
+        pooled.load_state_dict(whole.state_dict())
+        x = torch.randn(1, 8, 6, 5)
+        torch.testing.assert_close(whole(x), pooled(x))
+        x = torch.randn(1, 8, 12, 5)
+        assert not torch.allclose(whole(x), pooled(x), atol=1e-5)
+
+
+def test_encoder_shapes(config: GLAREConfig) -> None:
+    latent, (full, half) = Encoder(config)(torch.rand(2, 3, 16, 24))
+    assert latent.shape == (2, 3, 4, 6)
+    assert full.shape == (2, 8, 16, 24)
+    assert half.shape == (2, 16, 8, 12)
