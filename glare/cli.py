@@ -1,4 +1,4 @@
-"""The command line: ``glare enhance | convert | info | train``."""
+"""The command line: ``glare enhance | train | evaluate | convert | info``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import glare
 from glare import weights
+from glare.evaluate import evaluate_pairs
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
 
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     convert.set_defaults(run=run_convert)
 
+    evaluate = commands.add_parser("evaluate", help="PSNR and SSIM on pairs of images")
+    evaluate.add_argument("pairs", type=Path, metavar="PAIRS", help="folder with low/ and high/")
+    evaluate.add_argument(
+        "--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)"
+    )
+    evaluate.add_argument("--device", default=device, help="(%(default)s)")
+    evaluate.set_defaults(run=run_evaluate)
+
     info = commands.add_parser("info", help="what a set of weights is")
     info.add_argument("weights", nargs="?", default="glare-tiny", metavar="WEIGHTS", help="(%(default)s)")
     info.set_defaults(run=run_info)
@@ -87,6 +96,16 @@ def run_convert(args: argparse.Namespace) -> int:
     card += "The terms are those of the checkpoints' authors: https://github.com/LowLevelAI/GLARE\n"
     (args.output / weights.CARD).write_text(card)
     print(path)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Measure untouched images, gamma and GLARE against the references."""
+    scores = evaluate_pairs(weights.load(args.weights).to(args.device), args.pairs)
+    names = list(next(iter(scores.values())))
+    print(f"{'':12}" + "".join(f"{name:>14}" for name in names))
+    for method, row in scores.items():
+        print(f"{method:12}" + "".join(f"{row[name]:14.3f}" for name in names))
     return 0
 
 

@@ -56,8 +56,10 @@ class Warp(nn.Module):
         with torch.autocast(code.device.type, enabled=False):
             dtype = self.weight.dtype
             mask = torch.sigmoid(mask.to(dtype))
+            # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
+            offset = torch.nan_to_num(offset.to(dtype))
             warped: Tensor = deform_conv2d(
-                code.to(dtype), offset.to(dtype), self.weight, self.bias, padding=1, mask=mask
+                code.to(dtype), offset, self.weight, self.bias, padding=1, mask=mask
             )
         return warped
 

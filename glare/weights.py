@@ -1,7 +1,7 @@
 """Weights: by name, folder, file or hub id; always safetensors, always strict.
 
-A set of weights is a folder with ``model.safetensors``, whose header holds the configuration as JSON, and
-``README.md``, the model card. Sets that come with the package lie in ``glare/pretrained``.
+A set of weights is a folder with ``model.safetensors``, whose header holds the configuration and how it was trained,
+as JSON, and ``README.md``, the model card. Sets that come with the package lie in ``glare/pretrained``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from glare.config import GLAREConfig
@@ -94,13 +95,28 @@ def load(name: str | Path) -> GLARE:
     return model.eval()
 
 
-def save(model: GLARE, folder: str | Path, dtype: torch.dtype = torch.float16) -> Path:
+def history(name: str | Path) -> list[dict[str, Any]]:
+    """How a set of weights was trained: an entry for each stage, in order, as `glare.training.loop` wrote it."""
+    with safe_open(find(name), framework="pt") as file:
+        entries: list[dict[str, Any]] = json.loads((file.metadata() or {}).get("history", "[]"))
+    return entries
+
+
+def save(
+    model: GLARE,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float16,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> Path:
     """Write ``model`` to ``folder/model.safetensors``, beside and then renamed; returns the file's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     beside = folder / f".{FILE}.{os.getpid()}"
-    save_file(tensors, beside, metadata={"format": "pt", "config": json.dumps(model.config.to_dict())})
+    config = json.dumps(model.config.to_dict())
+    metadata = {"format": "pt", "config": config, "history": json.dumps(list(history))}
+    # Not `save_file`, which makes a file that only its owner can read.
+    beside.write_bytes(serialize(tensors, metadata))
     return beside.replace(folder / FILE)
 
 

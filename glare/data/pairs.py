@@ -109,7 +109,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
         if uniform() < self.pairs_share:
             low_path, high_path = self.pairs[draw(len(self.pairs))]
-            images = torch.stack((read(low_path), read(high_path)))
+            low, high = read(low_path), read(high_path)
+            if low.shape != high.shape:
+                raise ValueError(
+                    f"{low_path} and {high_path} differ in size: {low.shape[1:]}, {high.shape[1:]}."
+                )
+            images = torch.stack((low, high))
         else:
             images = read(self.photos[draw(len(self.photos))])[None]
         height, width = images.shape[2:]

@@ -32,7 +32,13 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, help="highest learning rate (default: the stage's)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
     parser.add_argument("--float32", action="store_true", help="no bfloat16")
+    parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="how often (default 3)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--terms",
+        default="those of the data it was trained on",
+        help="terms of the data, for the model card (written after stage III where there is --val)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,9 +46,15 @@ def run(args: argparse.Namespace) -> int:
     """Train as ``args`` say."""
     from glare import weights
     from glare.data.pairs import Crops
+    from glare.evaluate import evaluate_pairs
     from glare.model import GLARE
-    from glare.training.loop import Settings, train
+    from glare.training.card import write_card
     from glare.training.stages import build_stage
+
+    try:
+        from glare.training.loop import Settings, train
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{error}. Training needs its extra: pip install "glare-torch[train]"') from error
 
     if args.init is None and args.stage != "codebook":
         raise ValueError(f"Stage {args.stage} starts from the weights of the stage before: give --init.")
@@ -55,12 +67,41 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(
         out=args.out,
         steps=args.steps,
+        name=f"{args.stage}, joint" if args.joint else args.stage,
+        data=[_public(folder) for folder in (*args.pairs, *args.photos)],
+        command=_command(args),
+        history=weights.history(args.init) if args.init else [],
         batch=args.batch,
         max_minutes=args.max_minutes,
         lr=args.lr,
         workers=args.workers,
         bf16=not args.float32,
+        checkpoint_minutes=args.checkpoint_minutes,
         seed=args.seed,
     )
-    print(f"Weights: {train(build_stage(args.stage, model, args.joint), data, args.val, settings)}")
+    folder = train(build_stage(args.stage, model, args.joint), data, args.val, settings)
+    if args.stage == "fusion" and args.val:
+        write_card(folder, args.terms, evaluate_pairs(weights.load(folder), args.val), _public(args.val))
+    print(f"Weights: {folder}")
     return 0
+
+
+def _public(path: Path) -> str:
+    """A path as others may read it: its last two names, without where it lies on this machine."""
+    return "/".join(path.parts[-2:])
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The arguments that make a difference, with the folders' last names for their paths."""
+    words = ["glare train", args.stage]
+    for name in ("pairs", "photos"):
+        words += [f"--{name} {_public(folder)}" for folder in getattr(args, name)]
+    for name in ("val", "init"):
+        if value := getattr(args, name):
+            words.append(f"--{name} {_public(Path(value))}")
+    words += ["--joint"] if args.joint else []
+    words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else [f"--steps {args.steps}"]
+    words += [
+        f"--batch {args.batch} --crop {args.crop} --pairs-share {args.pairs_share:g} --seed {args.seed}"
+    ]
+    return " ".join([*words, f"--out {_public(args.out)}"])

@@ -35,6 +35,10 @@ class Settings:
 
     Args:
         out: folder of the run; what is there already is resumed.
+        name: of the stage, for the card.
+        data: names of the data sets, for the card.
+        command: what was typed, for the card.
+        history: how the weights to start from were trained.
         steps: optimiser steps at the most.
         batch: crops per step and process.
         max_minutes: wall-clock limit over all resumptions; the learning rate is lowered along with it.
@@ -47,6 +51,10 @@ class Settings:
 
     out: Path
     steps: int
+    name: str
+    data: Sequence[str] = ()
+    command: str = ""
+    history: Sequence[dict[str, Any]] = ()
     batch: int = 8
     max_minutes: float | None = None
     lr: float | None = None
@@ -142,6 +150,18 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             by_time = (elapsed + time.monotonic() - began) / (60.0 * settings.max_minutes)
         return max(step / settings.steps, by_time)
 
+    def history() -> list[dict[str, Any]]:
+        done = {
+            "stage": settings.name,
+            "steps": step,
+            "crops": step * per_step,
+            "minutes": (elapsed + time.monotonic() - began) / 60.0,
+            "hardware": _hardware(accelerator),
+            "data": list(settings.data),
+            "command": settings.command,
+        }
+        return [*settings.history, done]
+
     def keep(final: bool = False) -> None:
         nonlocal best, last_validation
         average.swap()
@@ -152,9 +172,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             log.write(step, {f"val/{k}": v for k, v in figures.items()})
             if score > best:
                 best = score
-                weights.save(stage.model, out / "best")
+                weights.save(stage.model, out / "best", history=history())
         if final or val is None:
-            weights.save(stage.model, out / "last")
+            weights.save(stage.model, out / "last", history=history())
         stage.train()
         average.swap()
         last_validation = time.monotonic()
@@ -211,6 +231,12 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         checkpoint()
     accelerator.wait_for_everyone()
     return out / ("best" if (out / "best").exists() else "last")
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} × {torch.cuda.get_device_name(accelerator.device)}"
+    return f"{accelerator.num_processes * torch.get_num_threads()} CPU threads"
 
 
 @torch.inference_mode()

@@ -38,6 +38,11 @@ class TestWarp:
         expected = 0.5 * torch.nn.functional.conv2d(code, warp.weight, padding=1) + warp.bias.view(-1, 1, 1)
         torch.testing.assert_close(warp(code, target), expected, rtol=0, atol=1e-5)
 
+    def test_nan_is_passed_on_and_does_not_kill_the_process(self) -> None:
+        warp = Warp(8, None, 4)
+        target = torch.full((1, 8, 4, 4), float("nan"))
+        assert warp(torch.randn(1, 8, 4, 4), target).isnan().all()
+
     def test_runs_under_bfloat16_autocast(self) -> None:
         warp = Warp(8, None, 4)
         with torch.autocast("cpu", torch.bfloat16):

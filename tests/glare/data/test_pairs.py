@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from glare.data.pairs import Crops, list_pairs, read
+
+
+def write(path: Path, size: tuple[int, int] = (80, 60), value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.linear_gradient("L").resize(size).point(lambda v: v * value // 255)
+    image.convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    for i in range(3):
+        write(tmp_path / "low" / f"{i}.png", value=20)
+        write(tmp_path / "high" / f"{i}.png", value=200)
+    return tmp_path
+
+
+class TestListPairs:
+    @pytest.mark.parametrize(
+        ("low", "high"),
+        [
+            ("low/1.png", "high/1.jpg"),
+            ("input/1.png", "target/1.png"),
+            ("Low/low1.png", "Normal/normal1.png"),
+        ],
+    )
+    def test_known_names(self, tmp_path: Path, low: str, high: str) -> None:
+        expected = write(tmp_path / low), write(tmp_path / high)
+        assert list_pairs(tmp_path) == [expected]
+
+    def test_images_without_partner_are_listed(self, pairs: Path) -> None:
+        (pairs / "high" / "1.png").unlink()
+        extra = write(pairs / "high" / "7.png")
+        with pytest.raises(ValueError, match=r"2 images in .* have no partner") as error:
+            list_pairs(pairs)
+        assert str(pairs / "low" / "1.png") in str(error.value)
+        assert str(extra) in str(error.value)
+
+    def test_folder_without_pairs(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            FileNotFoundError, match="holds no pairs of images: expected the folders low/ and high/"
+        ):
+            list_pairs(tmp_path)
+
+
+class TestCrops:
+    def test_is_a_function_of_seed_and_index(self, pairs: Path) -> None:
+        first, second = (Crops([pairs], [pairs / "high"], 32, 100, seed=3) for _ in range(2))
+        for i in (0, 7, 42):
+            for a, b in zip(first[i], second[i], strict=True):
+                assert torch.equal(a, b)
+        assert not torch.equal(first[0][1], Crops([pairs], [pairs / "high"], 32, 100, seed=4)[0][1])
+
+    def test_pairs_stay_aligned(self, pairs: Path) -> None:
+        data = Crops([pairs], [], 32, 100)
+        for i in range(20):
+            low, high = data[i]
+            assert low.shape == high.shape == (3, 32, 32)
+            torch.testing.assert_close(low, high * 20 / 200, rtol=0, atol=2 / 255)
+
+    def test_photographs_are_darkened(self, pairs: Path) -> None:
+        data = Crops([], [pairs / "high"], 32, 100)
+        assert all(low.mean() < high.mean() for low, high in (data[i] for i in range(10)))
+
+    def test_small_images_are_enlarged(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.png", size=(20, 50))
+        assert Crops([], [tmp_path], 32, 1)[0][0].shape == (3, 32, 32)
+
+    @pytest.mark.parametrize("crop", [30, 16])
+    def test_crop_must_fit_the_network(self, pairs: Path, crop: int) -> None:
+        with pytest.raises(ValueError, match=f"multiple of 4 of at least 32 but got {crop}"):
+            Crops([pairs], [], crop, 1)
+
+    def test_pairs_of_two_sizes(self, pairs: Path) -> None:
+        write(pairs / "high" / "1.png", size=(70, 60))
+        data = Crops([pairs], [], 32, 100)
+        with pytest.raises(ValueError, match=r"1\.png and .*1\.png differ in size"):
+            [data[i] for i in range(20)]
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"Cannot read the image .*a\.png"):
+        read(tmp_path / "a.png")

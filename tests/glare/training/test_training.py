@@ -1,0 +1,164 @@
+"""The three stages on a toy network and toy pictures, from the command line."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from glare import weights
+from glare.cli import main
+from glare.model import GLARE
+from glare.training.losses import ms_ssim, restoration_loss
+from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
+from tests.glare.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pairs")
+    for i in range(4):
+        noise = torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(i))
+        picture = Image.fromarray((255 * noise).byte().movedim(0, -1).numpy()).resize(
+            (64, 48), Image.Resampling.BICUBIC
+        )
+        for name, scale in (("low", 0.1), ("high", 1.0)):
+            (root / name).mkdir(exist_ok=True)
+            picture.point(lambda v, scale=scale: round(v * scale)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("start")
+    weights.save(GLARE(SMALL), folder)
+    return folder
+
+
+def arguments(stage: str, pairs: Path, init: Path, out: Path, steps: int, *more: str) -> list[str]:
+    words = f"train {stage} --pairs {pairs} --init {init} --out {out} --steps {steps} --batch 2 --crop 32 --workers 0"
+    return [*words.split(), "--float32", *more]
+
+
+def losses(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_three_stages_one_after_the_other(pairs: Path, start: Path, tmp_path: Path) -> None:
+    val = ["--val", str(pairs)]
+    assert main(arguments("codebook", pairs, start, tmp_path / "1", 40, *val)) == 0
+    assert main(arguments("flow", pairs, tmp_path / "1/best", tmp_path / "2", 20, *val)) == 0
+    assert main(arguments("fusion", pairs, tmp_path / "2/best", tmp_path / "3", 20, *val)) == 0
+    assert main(arguments("fusion", pairs, tmp_path / "3/best", tmp_path / "4", 40, "--joint", *val)) == 0
+
+    first, last = (weights.load(tmp_path / name / "best") for name in ("3", "4"))
+    # Stage III leaves the other stages alone; the joint pass moves the second but never the codebook.
+    for stage, model in (("2", first), ("4", last)):
+        before = weights.load(tmp_path / "2/best").state_dict()
+        moved = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+        assert moved == ({"fusion"} if stage == "2" else {"fusion", "condition", "flow"})
+
+    history = weights.history(tmp_path / "4/best")
+    assert [entry["stage"] for entry in history] == ["codebook", "flow", "fusion", "fusion, joint"]
+    assert str(tmp_path) not in json.dumps(history)
+    card = (tmp_path / "4/best/README.md").read_text()
+    assert "PSNR GT-mean" in card
+    untouched, ours = (
+        float(line.split("|")[2]) for line in card.splitlines() if line.startswith(("| untou", "| GLARE"))
+    )
+    assert ours > untouched
+
+
+@pytest.mark.parametrize("stage", ["codebook", "flow", "fusion"])
+def test_loss_falls(stage: str, pairs: Path, start: Path, tmp_path: Path) -> None:
+    assert main(arguments(stage, pairs, start, tmp_path, 60)) == 0
+    curve = losses(tmp_path)
+    assert curve[60] < curve[10]
+
+
+def test_goes_on_as_if_it_had_not_been_killed(pairs: Path, start: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = arguments("fusion", pairs, start, parts, 80, "--joint", "--checkpoint-minutes", "0")
+    process = subprocess.Popen([sys.executable, "-m", "glare", *words], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (parts / "log.jsonl").exists() or len(losses(parts)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert 20 <= max(losses(parts)) < 80
+    for out in (parts, whole):
+        assert main(arguments("fusion", pairs, start, out, 80, "--joint")) == 0
+    assert losses(parts) == losses(whole)
+    a, b = (weights.load(out / "last").state_dict() for out in (parts, whole))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "flow", "--pairs", str(pairs), "--out", str(tmp_path)]
+    assert main(words) == 1
+    assert "starts from the weights of the stage before: give --init" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_and_is_named(pairs: Path, start: Path, tmp_path: Path) -> None:
+    model = weights.load(start)
+    with torch.no_grad():
+        model.fusion.mix["0"].theta.fill_(float("nan"))
+    weights.save(model, tmp_path / "broken")
+    with pytest.raises(FloatingPointError, match="The loss is nan at step 0"):
+        main(arguments("fusion", pairs, tmp_path / "broken", tmp_path / "run", 5))
+
+
+class TestStages:
+    def test_dead_codes_start_again(self) -> None:
+        stage = CodebookStage(GLARE(SMALL))
+        stage.unused.fill_(stage.revive_after)
+        latent = torch.randn(1, 3, 2, 2)
+        stage._revive(latent, torch.tensor([[[0, 1], [2, 3]]]))
+        codes = stage.model.codebook.quantizer.embedding.weight[4:]
+        distances = torch.cdist(codes, latent.flatten(2)[0].T)
+        assert distances.amin(1).max() < 2e-3
+
+    @pytest.mark.parametrize(
+        ("build", "moving"),
+        [
+            (CodebookStage, {"codebook"}),
+            (FlowStage, {"condition", "flow"}),
+            (lambda m: FusionStage(m, joint=False), {"fusion"}),
+            (lambda m: FusionStage(m, joint=True), {"fusion", "condition", "flow"}),
+        ],
+    )
+    def test_gradient_reaches_what_is_trained_and_no_more(
+        self, build: Callable[[GLARE], torch.nn.Module], moving: set[str]
+    ) -> None:
+        stage = build(GLARE(SMALL))
+        loss, _ = stage(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+        loss.backward()
+        names = {n.split(".")[1] for n, p in stage.named_parameters() if p.grad is not None}
+        assert names == moving
+
+    def test_unknown_stage(self) -> None:
+        with pytest.raises(ValueError, match="out of codebook, flow, fusion but got 'four'"):
+            build_stage("four", GLARE(SMALL))
+
+
+class TestLosses:
+    def test_ms_ssim_of_equal_and_of_unlike_images(self) -> None:
+        image = torch.rand(2, 3, 64, 64)
+        assert ms_ssim(image, image).item() == pytest.approx(1.0, abs=1e-5)
+        assert ms_ssim(torch.rand(2, 3, 64, 64), image).item() < 0.3
+
+    @pytest.mark.parametrize("side", [32, 64, 180])
+    def test_any_crop_has_finite_gradients(self, side: int) -> None:
+        image = (1 - torch.rand(1, 3, side, side)).requires_grad_()
+        restoration_loss(image, 1 - image.detach()).backward()
+        assert image.grad is not None
+        assert image.grad.isfinite().all()
