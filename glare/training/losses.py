@@ -16,7 +16,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Multi-scale structural similarity, a scalar: the mean over the batch.
 
     Small crops have fewer scales than five; the weights of those that fit are normalised. Negative structure, which
-    a fractional power cannot take, counts as zero (but keeps a gradient).
+    a fractional power cannot take, counts as (nearly) zero.
     """
     scales = [i for i in range(len(SCALES)) if min(image.shape[2:]) // 2**i >= WINDOW]
     weights = torch.tensor([SCALES[i] for i in scales])
@@ -25,7 +25,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     for i, weight in zip(scales, weights.tolist(), strict=True):
         structure, luminance = ssim_maps(image, reference)
         term = structure * luminance if i == scales[-1] else structure
-        result = result * F.softplus(term.mean((1, 2, 3)), beta=100.0) ** weight
+        result = result * term.mean((1, 2, 3)).clamp(min=1e-4) ** weight
         image, reference = F.avg_pool2d(image, 2), F.avg_pool2d(reference, 2)
     return result.mean()
 
