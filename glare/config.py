@@ -36,6 +36,8 @@ class GLAREConfig:
         flow_hidden: width of the coupling networks.
         flow_scale_floor: the least scale of a coupling. The published 1e-4 lets a single inverse step magnify 10⁴
             times, which overflows on images unlike the training's; a greater floor bounds it.
+        latent_limit: the restored latent is kept within ± this number, ``None`` leaves it free, as published. Codes
+            of natural images are small; an inverse flow knows no bound on images unlike those it has seen.
         warp_levels: where stage III borrows the codebook decoder's features: 0 is full resolution, 1 is 1/2.
         warp_channels: width to which those features are reduced before the deformable convolution, whose cost on
             a CPU goes with it; ``None`` keeps them whole, as published.
@@ -57,6 +59,7 @@ class GLAREConfig:
     flow_steps: int = 12
     flow_hidden: int = 64
     flow_scale_floor: float = 1e-4
+    latent_limit: float | None = None
     warp_levels: tuple[int, ...] = (0, 1)
     warp_channels: int | None = None
     warp_groups: int = 4
@@ -134,6 +137,7 @@ PRESETS: dict[str, GLAREConfig] = {
         codes=4096,
         flow_steps=8,
         flow_scale_floor=0.3,
+        latent_limit=8.0,
     ),
     "tiny": GLAREConfig(
         channels=16,
@@ -149,6 +153,7 @@ PRESETS: dict[str, GLAREConfig] = {
         flow_steps=6,
         flow_hidden=32,
         flow_scale_floor=0.3,
+        latent_limit=8.0,
         warp_levels=(1,),
         warp_channels=8,
         warp_groups=1,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from glare.codebook import Codebook
 from glare.config import GLAREConfig
-from glare.flow import ConditionalEncoder, Flow
+from glare.flow import Condition, ConditionalEncoder, Flow
 from glare.fusion import Fusion
 from glare.image import pad
 
@@ -41,10 +41,13 @@ class GLARE(nn.Module):
 
         return weights.load(name)
 
-    def restore_latent(self, low: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Stages I and II: (B,3,H,W), multiples of 4 -> the flow's latent (B,C,H/4,W/4) and the skip features."""
-        feature, mean, skips = self.condition(low)
-        return self.flow.inverse(mean, feature)[0], skips
+    def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
+        """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
+        condition: Condition = self.condition(low)
+        latent, _ = self.flow.inverse(condition.mean, condition.feature)
+        if self.config.latent_limit is not None:
+            latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
+        return latent, condition
 
     def forward(self, low: Tensor, fidelity: float = 1.0) -> Tensor:
         """Enhance low-light images.
@@ -68,8 +71,8 @@ class GLARE(nn.Module):
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
         # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
         padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
-        latent, skips = self.restore_latent(padded)
+        latent, condition = self.restore_latent(padded)
         half = self.codebook.half_features(latent)
         full = self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None
         features = (half, full)
-        return crop(self.fusion(latent, features, skips, fidelity))
+        return crop(self.fusion(latent, features, condition.skips, fidelity))

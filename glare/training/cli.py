@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _public(path: Path) -> str:
-    """A path as others may read it: its last two names, without where it lies on this machine."""
-    return "/".join(path.parts[-2:])
+    """A path as others may read it: without where it lies on this machine."""
+    return path.name if path.is_absolute() else "/".join([part for part in path.parts if part != ".."][-2:])
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -135,10 +135,9 @@ class FlowStage(Stage):
     def validate(self, low: Tensor, high: Tensor) -> Logs:
         book = self.model.codebook
         latent = book.encode(high).float()
-        condition = self.model.condition(low)
+        found, condition = self.model.restore_latent(low)
         v, log_det = self.model.flow(latent, condition.feature)
         bits = negative_log_likelihood(v, condition.mean.float(), log_det).mean()
-        found = self.model.flow.inverse(condition.mean, condition.feature)[0]
         image = book.decode(found)[0].float().clamp(0, 1)
         return {
             "psnr": psnr(image, high).mean(),
@@ -165,8 +164,7 @@ class FusionStage(Stage):
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
         model = self.model
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
-            feature, mean, skips = model.condition(low)
-            latent = model.flow.inverse(mean, feature)[0]
+            latent, (feature, mean, skips) = model.restore_latent(low)
         with torch.no_grad():
             half = model.codebook.half_features(latent)
             full = model.codebook.decoder.to_full(half) if 0 in model.config.warp_levels else None

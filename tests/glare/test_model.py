@@ -106,3 +106,11 @@ def test_base_has_the_official_widths() -> None:
     assert sum(p.numel() for p in model.flow.parameters()) == 2_131_332
     assert sum(p.numel() for p in model.fusion.parameters()) == 38_701_789
     assert sum(p.numel() for p in model.codebook.parameters()) == 60_581_022
+
+
+def test_latent_limit(model: GLARE) -> None:
+    low = torch.rand(1, 3, 16, 16)
+    free = model.restore_latent(low)[0]
+    assert free.abs().max() > 0.1
+    model.config = dataclasses.replace(model.config, latent_limit=0.1)
+    torch.testing.assert_close(model.restore_latent(low)[0], free.clamp(-0.1, 0.1))

@@ -202,9 +202,9 @@ def test_gradients_of_the_likelihood() -> None:
 def test_gradients_of_the_restoration() -> None:
     model, (gt, low) = weights.from_official(*official(GLAREConfig(channels=32))), formula.images()
     with torch.no_grad():
-        latent, skips = model.restore_latent(low)
+        latent, condition = model.restore_latent(low)
         features = model.codebook.decode(latent)[1]
-    image = model.fusion(latent, features, skips).clamp(0, 1)
+    image = model.fusion(latent, features, condition.skips).clamp(0, 1)
     smooth_l1, similarity = F.smooth_l1_loss(image, gt), gaussian_ms_ssim(image, gt)
     assert smooth_l1.item() == pytest.approx(REFERENCE["scalars"]["stage3_l1_smooth"], rel=1e-4)
     assert similarity.item() == pytest.approx(REFERENCE["scalars"]["msssim_normalize_true"], rel=1e-4)
