@@ -98,6 +98,17 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """What crop ``index`` is cut from: the two files of a pair, or a photograph."""
+        return self._files(generator_for(self.seed, index))
+
+    def _files(self, generator: torch.Generator) -> tuple[Path, ...]:
+        from_pairs = float(torch.rand((), generator=generator)) < self.pairs_share
+        position = float(torch.rand((), generator=generator))
+        if from_pairs:
+            return self.pairs[int(position * len(self.pairs))]
+        return (self.photos[int(position * len(self.photos))],)
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         generator = generator_for(self.seed, index)
 
@@ -107,16 +118,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         def uniform() -> float:
             return float(torch.rand((), generator=generator))
 
-        if uniform() < self.pairs_share:
-            low_path, high_path = self.pairs[draw(len(self.pairs))]
-            low, high = read(low_path), read(high_path)
-            if low.shape != high.shape:
-                raise ValueError(
-                    f"{low_path} and {high_path} differ in size: {low.shape[1:]}, {high.shape[1:]}."
-                )
-            images = torch.stack((low, high))
-        else:
-            images = read(self.photos[draw(len(self.photos))])[None]
+        files = self._files(generator)
+        pictures = [read(file) for file in files]
+        if any(picture.shape != pictures[0].shape for picture in pictures):
+            sizes = ", ".join(f"{p.shape[2]}×{p.shape[1]}" for p in pictures)
+            raise ValueError(f"{files[0]} and {files[1]} differ in size: {sizes}.")
+        images = torch.stack(pictures)
         height, width = images.shape[2:]
         smallest = min(1.0, self.crop / min(height, width))
         scale = max(smallest, self.crop / min(height, width)) if min(height, width) < self.crop else 1.0

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
+from torchvision.transforms.v2.functional import resize
+from torchvision.utils import save_image
 from tqdm import tqdm
 
 from glare import weights
@@ -27,6 +29,10 @@ from glare.data.pairs import Crops, list_pairs, read
 from glare.training.stages import Stage
 
 CHECKPOINT = "checkpoint.pt"
+#: A loss beyond this is as good as infinite: an exploding log-determinant, say.
+EXPLODED = 1e5
+#: Validation pairs that are shown.
+SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     Writes to ``settings.out``: ``log.jsonl``, TensorBoard files, ``checkpoint.pt``, ``best/`` and ``last/``.
 
     Raises:
-        FloatingPointError: at a loss that is not finite, naming the step; the last checkpoint stays.
+        FloatingPointError: at a loss that is not finite or has exploded, naming the step, the images and the layer;
+            the last checkpoint stays.
     """
     accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
     set_seed(settings.seed, device_specific=True)
@@ -168,6 +175,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         stage.eval()
         if val is not None:
             figures = validate(stage, val, settings.bf16)
+            _write_sheet(stage, val, out / "sheets" / f"{step:06d}.png")
             score = next(iter(figures.values()))
             log.write(step, {f"val/{k}": v for k, v in figures.items()})
             if score > best:
@@ -204,9 +212,13 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         batch = (t.to(accelerator.device, memory_format=torch.channels_last) for t in (low, high))
         with accelerator.autocast():
             loss, logs = wrapped(*batch)
-        if not torch.isfinite(loss):
+        if not loss.abs() < EXPLODED:
+            first = step * per_step + accelerator.process_index
+            indices = range(first, first + per_step, accelerator.num_processes)
+            images = sorted({str(file) for index in indices for file in data.files(index)})
             raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step}; {out / CHECKPOINT} is from before."
+                f"The loss is {loss.item()} at step {step}, first in layer {_bad_layer(stage, low, high)}, on the "
+                f"images {', '.join(images)}. {out / CHECKPOINT} is from before."
             )
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(parameters, 1.0)
@@ -250,6 +262,43 @@ def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             rows.append(stage.validate(low[..., :height, :width], high[..., :height, :width]))
     return {key: sum(float(row[key]) for row in rows) / len(rows) for key in rows[0]}
+
+
+@torch.inference_mode()
+def _write_sheet(stage: Stage, val: Path, path: Path) -> None:
+    """A row for each of the first pairs: input, what the stage makes of it, reference."""
+    device = next(stage.parameters()).device
+    pairs = list_pairs(val)[:SHOWN]
+    tiles: list[Tensor] = []
+    for files in pairs:
+        low, high = (read(file).to(device).float()[None] / 255.0 for file in files)
+        height, width = (side // 4 * 4 for side in low.shape[2:])
+        low, high = low[..., :height, :width], high[..., :height, :width]
+        pictures = [picture.float().clamp(0, 1) for picture in stage.pictures(low, high)]
+        tiles += [resize(picture[0], [240, 320], antialias=True) for picture in (low, *pictures, high)]
+    path.parent.mkdir(exist_ok=True)
+    save_image(tiles, path, nrow=len(tiles) // len(pairs), padding=2)
+
+
+@torch.no_grad()
+def _bad_layer(stage: Stage, low: Tensor, high: Tensor) -> str:
+    """Name of the first module whose output is not finite, or ``loss`` where all are."""
+    bad: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            if any(isinstance(t, Tensor) and not t.isfinite().all() for t in outputs):
+                bad.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in stage.named_modules() if name]
+    device = next(stage.parameters()).device
+    stage(low.to(device), high.to(device))
+    for handle in handles:
+        handle.remove()
+    return bad[0] if bad else "loss"
 
 
 class _Log:

@@ -44,6 +44,10 @@ class Stage(nn.Module):
         """A batch (B,3,H,W) twice -> the loss, a scalar, and scalars to log."""
 
     @abstractmethod
+    def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
+        """What the stage makes of a pair (1,3,H,W), step by step, for the eye: images like it."""
+
+    @abstractmethod
     def validate(self, low: Tensor, high: Tensor) -> Logs:
         """Figures for a whole validation pair (1,3,H,W); the first is the one to choose checkpoints by, by its
         greatest value."""
@@ -100,6 +104,9 @@ class CodebookStage(Stage):
             self.model.codebook.quantizer.embedding.weight[dead] = chosen.to(self.unused.dtype)
             self.unused[dead] = 0
 
+    def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
+        return [self.model.codebook(high)[0]]
+
     def validate(self, low: Tensor, high: Tensor) -> Logs:
         image = self.model.codebook(high)[0].float().clamp(0, 1)
         return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
@@ -131,6 +138,9 @@ class FlowStage(Stage):
         mean = torch.where(with_reference, latent, condition.mean.float())
         loss = negative_log_likelihood(v, mean, log_det).mean()
         return loss, {"bits": loss.detach()}
+
+    def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
+        return [self.model.codebook.decode(self.model.restore_latent(low)[0])[0]]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
         book = self.model.codebook
@@ -172,13 +182,18 @@ class FusionStage(Stage):
         loss = restoration_loss(image, high)
         logs = {"restoration": loss.detach(), "psnr": psnr(image.detach().clamp(0, 1), high).mean()}
         if self.joint:
+            # A quarter of the batch does: the flow's steps cost as much as all the rest together.
+            some = max(1, len(high) // 4)
             with torch.no_grad():
-                reference = model.codebook.encode(high).float()
-            v, log_det = model.flow(reference, feature)
-            bits = negative_log_likelihood(v, mean.float(), log_det).mean()
+                reference = model.codebook.encode(high[:some]).float()
+            v, log_det = model.flow(reference, feature[:some])
+            bits = negative_log_likelihood(v, mean[:some].float(), log_det).mean()
             loss = loss + self.likelihood * bits
             logs["bits"] = bits.detach()
         return loss, logs
+
+    def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
+        return [self.model.codebook.decode(self.model.restore_latent(low)[0])[0], self.model(low)]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
         image = self.model(low).float().clamp(0, 1)

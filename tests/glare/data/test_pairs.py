@@ -58,6 +58,14 @@ class TestCrops:
                 assert torch.equal(a, b)
         assert not torch.equal(first[0][1], Crops([pairs], [pairs / "high"], 32, 100, seed=4)[0][1])
 
+    def test_says_what_a_crop_is_cut_from(self, pairs: Path) -> None:
+        data = Crops([pairs], [], 32, 100)
+        low, high = data.files(5)
+        assert (low.parent.name, high.parent.name) == ("low", "high")
+        (pairs / "low" / low.name).write_bytes(b"nothing")
+        with pytest.raises(ValueError, match=f"Cannot read the image .*{low.name}"):
+            data[5]
+
     def test_pairs_stay_aligned(self, pairs: Path) -> None:
         data = Crops([pairs], [], 32, 100)
         for i in range(20):

@@ -70,6 +70,8 @@ def test_three_stages_one_after_the_other(pairs: Path, start: Path, tmp_path: Pa
     assert str(tmp_path) not in json.dumps(history)
     card = (tmp_path / "4/best/README.md").read_text()
     assert "PSNR GT-mean" in card
+    # Four pairs high; input, decoded codes, image and reference wide.
+    assert Image.open(tmp_path / "4/sheets/000040.png").size == (4 * 322 + 2, 4 * 242 + 2)
     untouched, ours = (
         float(line.split("|")[2]) for line in card.splitlines() if line.startswith(("| untou", "| GLARE"))
     )
@@ -113,7 +115,9 @@ def test_loss_that_is_not_finite_stops_and_is_named(pairs: Path, start: Path, tm
     with torch.no_grad():
         model.fusion.mix["0"].theta.fill_(float("nan"))
     weights.save(model, tmp_path / "broken")
-    with pytest.raises(FloatingPointError, match="The loss is nan at step 0"):
+    with pytest.raises(
+        FloatingPointError, match=r"The loss is nan at step 0, first in layer model\.fusion\.mix\.0, on"
+    ):
         main(arguments("fusion", pairs, tmp_path / "broken", tmp_path / "run", 5))
 
 
