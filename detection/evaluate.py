@@ -150,6 +150,11 @@ def evaluate(
         ValueError: if no image can be read, or an enhancer returns another shape or kind of image.
     """
     mapping = class_map(detector.names, dataset.classes)
+    if (mapping < 0).all():
+        raise ValueError(
+            f"Expected the detector to know a class of the set ({', '.join(dataset.classes)}) but it knows "
+            f"{', '.join(detector.names)}."
+        )
     rows: dict[tuple[str, str], _Row] = {}
     faults = list(dataset.faults)
     for sample in tqdm(dataset.samples, desc="evaluate", unit="image", disable=not progress):

@@ -58,8 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    clean = sample_set()
-    if args.data is not None:
+    if args.data is None:
+        clean = sample_set()
+    else:
         clean = read_dataset(args.data, images=args.images, classes=CLASSES[args.classes])
     levels = args.levels.split(",")
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)

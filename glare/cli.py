@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
         print(f"glare {args.command}: {error}", file=sys.stderr)
         return 1
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    enhance.add_argument("--device", default=device, help="(%(default)s)")
+    enhance.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     enhance.set_defaults(run=run_enhance)
 
     convert = commands.add_parser("convert", help="turn official checkpoints into a folder of weights")
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)"
     )
-    evaluate.add_argument("--device", default=device, help="(%(default)s)")
+    evaluate.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     evaluate.set_defaults(run=run_evaluate)
 
     info = commands.add_parser("info", help="what a set of weights is")
@@ -69,6 +69,16 @@ def _parser() -> argparse.ArgumentParser:
 
     add_train_parser(commands.add_parser("train", help="train a stage"))
     return parser
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(
+            f"cannot compute on {name!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return torch.device(name)
 
 
 def run_enhance(args: argparse.Namespace) -> int:
@@ -94,7 +104,7 @@ def run_convert(args: argparse.Namespace) -> int:
     sources = "\n".join(f"- {p.name}, sha256 {weights.sha256(p)}" for p in (args.netg, args.vqgan))
     card = f"# GLARE, converted official checkpoints\n\nConverted by `glare convert` from\n\n{sources}\n\n"
     card += "The terms are those of the checkpoints' authors: https://github.com/LowLevelAI/GLARE\n"
-    (args.output / weights.CARD).write_text(card)
+    (args.output / weights.CARD).write_text(card, encoding="utf-8")
     print(path)
     return 0
 
@@ -148,12 +158,19 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _enhance_file(enhance: GLAREEnhance, source: Path, target: Path) -> None:
-    with PIL.Image.open(source) as image:
-        image.load()
+    with PIL.Image.open(source) as file:
+        file.load()
+        image: PIL.Image.Image = file
         # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit. A TIFF
         # keeps none: Pillow turns it upright, and its tags also tell how the old pixels were stored.
         exif = image.info.get("exif", b"")
+        profile = image.info.get("icc_profile")
+        if image.mode in ("CMYK", "LA", "PA", "YCbCr", "1"):
+            image = image.convert("RGBA" if "A" in image.mode else "RGB")
+            profile = None  # it spoke of the old colour space
         enhanced = enhance(image)
+        if target.suffix.lower() in (".jpg", ".jpeg", ".bmp") and enhanced.mode in ("RGBA", "P"):
+            enhanced = enhanced.convert("RGB")
         target.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed: a run that is stopped leaves no half image.
         beside = target.with_name(f".{target.name}.{os.getpid()}")
@@ -162,7 +179,7 @@ def _enhance_file(enhance: GLAREEnhance, source: Path, target: Path) -> None:
                 beside,
                 format=PIL.Image.registered_extensions()[target.suffix.lower()],
                 exif=exif,
-                icc_profile=image.info.get("icc_profile"),
+                icc_profile=profile,
                 quality=95,
             )
             beside.replace(target)
@@ -174,10 +191,15 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a checkpoint, plain or under one name such as ``params``; runs no code from it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file leads the unpickler to
+        # Torch goes on to advise how to read it all the same, which is no advice for a file from elsewhere.
+        asked = re.search(r"GLOBAL [\w.]+", str(error))
+        reason = f"it asks for {asked[0]}" if asked else type(error).__name__
         raise ValueError(
             f"{path} is refused: it is damaged or holds more than tensors, and reading that could run code "
-            f"that came with it. {error}"
+            f"that came with it ({reason})."
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"Expected {path} to map names to tensors but it holds a {type(content).__name__}.")
@@ -195,8 +217,8 @@ def _is_state(value: object) -> bool:
 def _terms(card: Path) -> str:
     """The licence that the head of a model card names, as on the Hugging Face Hub."""
     if card.is_file():
-        for line in card.read_text().splitlines():
+        for line in card.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key in ("license", "license_name") and value.strip() != "other":
-                return value.strip()
+                return value.strip().strip('"')
     return "see the card" if card.is_file() else "unknown"

@@ -102,7 +102,7 @@ class GLAREEnhance(v2.Transform):
                 "Expected argument `weights` to be a name, a path or a GLARE model but got "
                 f"{type(weights).__name__}."
             )
-        if not isinstance(fidelity, int | float):
+        if isinstance(fidelity, bool) or not isinstance(fidelity, int | float | np.number):
             raise TypeError(f"Expected argument `fidelity` to be a number but got {type(fidelity).__name__}.")
         if not 0.0 <= fidelity <= 2.0:
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")

@@ -46,7 +46,11 @@ def find(name: str | Path) -> Path:
     for candidate in (PACKAGED / path / FILE, path / FILE, path):
         if candidate.is_file():
             return candidate
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not path.exists() and path.suffix != ".safetensors":
+    if (
+        re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name))
+        and not path.exists()
+        and path.suffix != ".safetensors"
+    ):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from glare.data.degrade import generator_for, random_degrade
 
-SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
 PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
 
@@ -35,31 +36,64 @@ def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
 
     Raises:
         FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
-        ValueError: listing the files without a partner.
+        ValueError: listing the files without a partner, with the same name as another, that are no images, or that
+            differ in size from their partner.
     """
     root = Path(root)
-    for low_name, high_name in PAIR_FOLDERS:
-        if (root / low_name).is_dir() and (root / high_name).is_dir():
+    for names in PAIR_FOLDERS:
+        if all((root / name).is_dir() for name in names):
             break
     else:
         wanted = ", ".join(f"{low}/ and {high}/" for low, high in PAIR_FOLDERS)
         raise FileNotFoundError(f"{root} holds no pairs of images: expected the folders {wanted}.")
-    low, high = (
-        {p.stem.removeprefix("low").removeprefix("normal"): p for p in list_images(root / name)}
-        for name in (low_name, high_name)
-    )
-    if alone := sorted(str(p) for key in low.keys() ^ high.keys() if (p := low.get(key) or high.get(key))):
-        raise ValueError(f"{len(alone)} images in {root} have no partner:\n  " + "\n  ".join(alone))
-    return [(low[key], high[key]) for key in sorted(low)]
+    problems: list[str] = []
+    sides: list[dict[Path, Path]] = []
+    for name in names:
+        files: dict[Path, Path] = {}
+        for path in list_images(root / name):
+            stem = path.stem.removeprefix("low").removeprefix("normal")
+            key = path.relative_to(root / name).with_name(stem)
+            if key in files:
+                problems.append(f"{path} has the same name as {files[key]}")
+            files[key] = path
+        sides.append(files)
+    low, high = sides
+    problems += [
+        f"{low.get(key) or high.get(key)} has no partner" for key in sorted(low.keys() ^ high.keys())
+    ]
+    pairs = [(low[key], high[key]) for key in sorted(low.keys() & high.keys())]
+    for files_of_pair in pairs:
+        sizes = [_size(path, problems) for path in files_of_pair]
+        if None not in sizes and sizes[0] != sizes[1]:
+            problems.append(
+                f"{files_of_pair[0]} and {files_of_pair[1]} differ in size: {sizes[0]}, {sizes[1]}"
+            )
+    if problems:
+        raise ValueError(f"{len(problems)} faults in the pairs of {root}:\n  " + "\n  ".join(problems))
+    return pairs
+
+
+def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
+    """Width and height from the file's header, or None and a line in ``problems``."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError) as error:  # Pillow tells of a broken PNG by a SyntaxError
+        problems.append(f"{path} cannot be read: {error}")
+        return None
 
 
 def read(path: str | Path) -> Tensor:
-    """An image file as uint8 RGB, (3,H,W)."""
+    """An image file as uint8 RGB, (3,H,W); 16-bit files are rounded to 8.
+
+    Raises:
+        ValueError: naming the file, if it cannot be decoded.
+    """
     try:
         image: Tensor = decode_image(str(path), ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ValueError(f"Cannot read the image {path}: {error}") from error
-    return image
+        raise ValueError(f"Cannot read the image {path}: {str(error).splitlines()[0]}") from error
+    return image if image.dtype == torch.uint8 else (image.float() / 257.0).round().to(torch.uint8)
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
@@ -92,6 +126,11 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"Expected argument `crop` to be a multiple of 4 of at least 32 but got {crop}.")
         self.pairs = [pair for root in pairs for pair in list_pairs(root)]
         self.photos = [path for root in photos for path in list_images(root)]
+        problems: list[str] = []
+        for path in self.photos:
+            _size(path, problems)
+        if problems:
+            raise ValueError(f"{len(problems)} faults in the photographs:\n  " + "\n  ".join(problems))
         self.crop, self.length, self.seed = crop, length, seed
         self.pairs_share = pairs_share if self.pairs and self.photos else float(bool(self.pairs))
 
@@ -119,15 +158,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             return float(torch.rand((), generator=generator))
 
         files = self._files(generator)
-        pictures = [read(file) for file in files]
-        if any(picture.shape != pictures[0].shape for picture in pictures):
-            sizes = ", ".join(f"{p.shape[2]}×{p.shape[1]}" for p in pictures)
-            raise ValueError(f"{files[0]} and {files[1]} differ in size: {sizes}.")
-        images = torch.stack(pictures)
+        images = torch.stack([read(file) for file in files])
         height, width = images.shape[2:]
-        smallest = min(1.0, self.crop / min(height, width))
-        scale = max(smallest, self.crop / min(height, width)) if min(height, width) < self.crop else 1.0
+        fit = self.crop / min(height, width)
+        scale = max(1.0, fit)
         if uniform() < 0.5:
+            smallest = min(1.0, fit)
             scale = scale * (smallest + (1.0 - smallest) * uniform())
         if scale != 1.0:
             size = [max(self.crop, round(side * scale)) for side in (height, width)]

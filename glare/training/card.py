@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,11 +10,14 @@ from glare import weights
 from glare.model import GLARE
 
 
-def write_card(folder: Path, terms: str, scores: Mapping[str, Mapping[str, float]], pairs: str) -> Path:
+def write_card(
+    folder: Path, name: str, terms: str, scores: Mapping[str, Mapping[str, float]], pairs: str
+) -> Path:
     """Write ``folder/README.md`` beside the weights there.
 
     Args:
-        folder: holds ``model.safetensors``; its name is that of the weights.
+        folder: holds ``model.safetensors``.
+        name: by which the weights are loaded.
         terms: the terms of the data that the weights were trained on, for their users.
         scores: a row per method, figures by name (`glare.evaluate.evaluate_pairs`).
         pairs: name of the pairs that were measured on.
@@ -24,10 +28,10 @@ def write_card(folder: Path, terms: str, scores: Mapping[str, Mapping[str, float
     lines = [
         "---",
         "license: other",
-        f"license_name: {terms}",
+        f"license_name: {json.dumps(terms)}",
         "pipeline_tag: image-to-image",
         "---",
-        f"# {folder.name}",
+        f"# {name}",
         "",
         f"Weights of GLARE for low-light enhancement, {parameters / 1e6:.2f} million parameters, fp16.",
         "",
@@ -35,7 +39,7 @@ def write_card(folder: Path, terms: str, scores: Mapping[str, Mapping[str, float
         "",
         "## Measured",
         "",
-        f"On `{pairs}`, whole images, float32, these very weights: `glare evaluate {pairs} --weights {folder.name}`.",
+        f"On `{pairs}`, whole images, float32, these very weights: `glare evaluate {pairs} --weights {name}`.",
         "PSNR in dB and SSIM (Gaussian window, σ 1.5), RGB. The columns with GT-mean first scale the image to the",
         "brightness of the reference: they use the answer, and even plain gamma looks good in them.",
         "",

@@ -44,6 +44,8 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as ``args`` say."""
+    import torch
+
     from glare import weights
     from glare.data.pairs import Crops
     from glare.evaluate import evaluate_pairs
@@ -58,17 +60,20 @@ def run(args: argparse.Namespace) -> int:
 
     if args.init is None and args.stage != "codebook":
         raise ValueError(f"Stage {args.stage} starts from the weights of the stage before: give --init.")
+    if args.steps < 1:
+        raise ValueError(f"Expected argument `steps` to be at least 1 but got {args.steps}.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
     data = Crops(
         args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
     )
+    torch.manual_seed(args.seed)
     model = weights.load(args.init) if args.init else GLARE(args.preset)
     settings = Settings(
         out=args.out,
         steps=args.steps,
         name=f"{args.stage}, joint" if args.joint else args.stage,
-        data=[_public(folder) for folder in (*args.pairs, *args.photos)],
+        data=[_name(folder) for folder in (*args.pairs, *args.photos)],
         command=_command(args),
         history=weights.history(args.init) if args.init else [],
         batch=args.batch,
@@ -81,27 +86,33 @@ def run(args: argparse.Namespace) -> int:
     )
     folder = train(build_stage(args.stage, model, args.joint), data, args.val, settings)
     if args.stage == "fusion" and args.val:
-        write_card(folder, args.terms, evaluate_pairs(weights.load(folder), args.val), _public(args.val))
+        scores = evaluate_pairs(weights.load(folder), args.val)
+        write_card(folder, _path(folder), args.terms, scores, _name(args.val))
     print(f"Weights: {folder}")
     return 0
 
 
-def _public(path: Path) -> str:
+def _path(path: Path) -> str:
     """A path as others may read it: without where it lies on this machine."""
-    return path.name if path.is_absolute() else "/".join([part for part in path.parts if part != ".."][-2:])
+    return path.name if path.is_absolute() else "/".join(part for part in path.parts if part != "..")
+
+
+def _name(path: Path) -> str:
+    """The name of a data set: the last two parts of its path."""
+    return "/".join(Path(_path(path)).parts[-2:])
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The arguments that make a difference, with the folders' last names for their paths."""
+    """The arguments that make a difference, with the data sets' names for their paths."""
     words = ["glare train", args.stage]
-    for name in ("pairs", "photos"):
-        words += [f"--{name} {_public(folder)}" for folder in getattr(args, name)]
-    for name in ("val", "init"):
-        if value := getattr(args, name):
-            words.append(f"--{name} {_public(Path(value))}")
+    words += [f"--pairs {_name(folder)}" for folder in args.pairs]
+    words += [f"--photos {_name(folder)}" for folder in args.photos]
+    words += [f"--val {_name(args.val)}"] if args.val else []
+    words += [f"--init {_path(Path(args.init))}"] if args.init else [f"--preset {args.preset}"]
     words += ["--joint"] if args.joint else []
     words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else [f"--steps {args.steps}"]
+    words += [f"--lr {args.lr:g}"] if args.lr else []
     words += [
         f"--batch {args.batch} --crop {args.crop} --pairs-share {args.pairs_share:g} --seed {args.seed}"
     ]
-    return " ".join([*words, f"--out {_public(args.out)}"])
+    return " ".join([*words, f"--out {_path(args.out)}"])

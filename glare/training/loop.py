@@ -126,6 +126,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     step, elapsed, best = 0, 0.0, -math.inf
     if (out / CHECKPOINT).exists():
         state = torch.load(out / CHECKPOINT, weights_only=True, map_location=accelerator.device)
+        this = {"stage": settings.name, "config": stage.model.config.to_dict()}
+        if state["run"] != this:
+            raise ValueError(f"{out} holds another run: {state['run']}. This one is {this}.")
         stage.load_state_dict(state["stage"])
         optimizer.load_state_dict(state["optimizer"])
         average.values = state["average"]
@@ -190,6 +193,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     def checkpoint() -> None:
         nonlocal last_checkpoint
         state = {
+            "run": {"stage": settings.name, "config": stage.model.config.to_dict()},
             "stage": stage.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average.values,

@@ -47,6 +47,26 @@ def test_exif_and_profile_are_kept(folder: Path, photo: PIL.Image.Image, tmp_pat
         assert result.info["icc_profile"] == b"a profile"
 
 
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("CMYK", ".jpg"), ("LA", ".png"), ("RGBA", ".jpg"), ("P", ".jpg")]
+)
+def test_other_modes_and_formats(
+    folder: Path, photo: PIL.Image.Image, tmp_path: Path, mode: str, suffix: str
+) -> None:
+    source = tmp_path / ("in.tif" if mode == "CMYK" else "in.png")
+    photo.convert(mode).save(source)
+    assert main(["enhance", str(source), str(tmp_path / f"out{suffix}"), "--weights", str(folder)]) == 0
+    with PIL.Image.open(tmp_path / f"out{suffix}") as result:
+        assert result.size == photo.size
+        assert result.mode == ("RGBA" if suffix == ".png" else "RGB")
+
+
+def test_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["enhance", "in.png", "out.png", "--device", "nonsense"])
+    assert "cannot compute on 'nonsense'" in capsys.readouterr().err
+
+
 def test_a_turned_tiff_comes_out_upright(folder: Path, photo: PIL.Image.Image, tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[274] = 6
@@ -151,9 +171,12 @@ def test_convert_refuses_code_and_what_is_no_checkpoint(
         torch.save(content, path)
         assert main(["convert", path, path, str(tmp_path / "out")]) == 1
         assert message in capsys.readouterr().err
-    (tmp_path / "net_G.pth").write_bytes(b"no checkpoint")
-    assert main(["convert", path, path, str(tmp_path / "out")]) == 1
-    assert "is refused" in capsys.readouterr().err
+    for damaged in (b"no checkpoint", b"this is nonsense", b""):
+        (tmp_path / "net_G.pth").write_bytes(damaged)
+        assert main(["convert", path, path, str(tmp_path / "out")]) == 1
+        told = capsys.readouterr().err
+        assert "is refused" in told
+        assert "weights_only" not in told
     assert not (tmp_path / "out").exists()
 
 

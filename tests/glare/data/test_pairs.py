@@ -38,7 +38,7 @@ class TestListPairs:
     def test_images_without_partner_are_listed(self, pairs: Path) -> None:
         (pairs / "high" / "1.png").unlink()
         extra = write(pairs / "high" / "7.png")
-        with pytest.raises(ValueError, match=r"2 images in .* have no partner") as error:
+        with pytest.raises(ValueError, match="2 faults in the pairs of") as error:
             list_pairs(pairs)
         assert str(pairs / "low" / "1.png") in str(error.value)
         assert str(extra) in str(error.value)
@@ -86,11 +86,31 @@ class TestCrops:
         with pytest.raises(ValueError, match=f"multiple of 4 of at least 32 but got {crop}"):
             Crops([pairs], [], crop, 1)
 
-    def test_pairs_of_two_sizes(self, pairs: Path) -> None:
-        write(pairs / "high" / "1.png", size=(70, 60))
-        data = Crops([pairs], [], 32, 100)
-        with pytest.raises(ValueError, match=r"1\.png and .*1\.png differ in size"):
-            [data[i] for i in range(20)]
+
+def test_faults_are_listed_before_training(pairs: Path) -> None:
+    write(pairs / "high" / "1.png", size=(70, 60))
+    (pairs / "low" / "2.png").write_bytes(b"nothing")
+    write(pairs / "low" / "0.jpg")
+    with pytest.raises(ValueError, match="3 faults in the pairs of") as error:
+        Crops([pairs], [], 32, 100)
+    for fault in ("differ in size: (80, 60), (70, 60)", "2.png cannot be read", "has the same name as"):
+        assert fault in str(error.value)
+    with pytest.raises(ValueError, match=r"1 faults in the photographs:\n.*2\.png cannot be read"):
+        Crops([], [pairs / "low"], 32, 100)
+
+
+def test_folders_within_count_in_the_name(pairs: Path) -> None:
+    for name in ("low", "high"):
+        write(pairs / name / "more" / "1.png")
+    assert len(list_pairs(pairs)) == 4
+
+
+def test_16_bit_images_are_rounded(tmp_path: Path) -> None:
+    values = torch.tensor([[0, 257, 30000, 65535]])
+    image = torch.stack([values] * 3).to(torch.uint16).numpy()
+    # Pillow writes no 16-bit colour: as grey, which is read as RGB.
+    Image.fromarray(image[0]).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png")[0].tolist() == [[0, 1, 117, 255]]
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:

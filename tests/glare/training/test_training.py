@@ -110,15 +110,37 @@ def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.
     assert "starts from the weights of the stage before: give --init" in capsys.readouterr().err
 
 
-def test_loss_that_is_not_finite_stops_and_is_named(pairs: Path, start: Path, tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_stops_and_is_named(
+    pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = weights.load(start)
     with torch.no_grad():
         model.fusion.mix["0"].theta.fill_(float("nan"))
     weights.save(model, tmp_path / "broken")
-    with pytest.raises(
-        FloatingPointError, match=r"The loss is nan at step 0, first in layer model\.fusion\.mix\.0, on"
-    ):
-        main(arguments("fusion", pairs, tmp_path / "broken", tmp_path / "run", 5))
+    assert main(arguments("fusion", pairs, tmp_path / "broken", tmp_path / "run", 5)) == 1
+    told = capsys.readouterr().err
+    assert "The loss is nan at step 0, first in layer model.fusion.mix.0, on the images " in told
+    assert str(pairs / "low") in told
+
+
+def test_seed_fixes_everything(pairs: Path, tmp_path: Path) -> None:
+    words = f"train codebook --pairs {pairs} --steps 1 --batch 2 --crop 32 --workers 0 --float32"
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(99)
+        assert main([*words.split(), "--seed", str(seed), "--out", str(tmp_path / name)]) == 0
+    states = [weights.load(tmp_path / name / "last").state_dict() for name in "abc"]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(
+        states[0]["codebook.encoder.conv_in.weight"], states[2]["codebook.encoder.conv_in.weight"]
+    )
+
+
+def test_folder_of_another_run(
+    pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("fusion", pairs, start, tmp_path, 1)) == 0
+    assert main(arguments("flow", pairs, start, tmp_path, 1)) == 1
+    assert "holds another run: {'stage': 'fusion'" in capsys.readouterr().err
 
 
 class TestStages:
