@@ -22,7 +22,7 @@ from detection import COCO_CLASSES, EXDARK_CLASSES, Dataset, Detections, Sample,
 from detection.coco import read_dataset
 from detection.dataset import Pixels
 from detection.detectors import BUILT_IN, detector
-from detection.enhancers import NAMES, enhancer
+from detection.enhancers import NAMES, enhancer, raw
 from detection.report import Panel, rounded, save_picture, side_by_side, write_csv, write_markdown
 from glare.data.degrade import LEVELS
 
@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> None:
     enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     args.out.mkdir(parents=True, exist_ok=True)
 
-    table = evaluate(
-        data,
-        detector(args.detector, device=args.device),
-        enhancers,
-        progress=True,
-        on_image=Pictures(args.out, data),
-    )
+    detect = detector(args.detector, device=args.device)
+    table = evaluate(data, detect, enhancers, progress=True, on_image=Pictures(args.out, data))
     notes = notes_on(table, clean, args)
+    if data is not clean:
+        day = evaluate(clean, detect, {"raw": raw}).iloc[0]
+        notes.insert(
+            1, f"By day, before darkening: mAP50 {day['mAP50']:.4f}, mAP50-95 {day['mAP50-95']:.4f}."
+        )
     write_csv(table, args.out / "results.csv")
     write_markdown(table, notes, args.out / "results.md")
     print(rounded(table).to_string(index=False, na_rep=""))

@@ -105,6 +105,7 @@ def test_built_in_set_says_what_it_is(
     main(f"--enhancers raw --levels dark --device cpu --out {tmp_path}".split())
     for text in ((tmp_path / "results.md").read_text(), capsys.readouterr().out):
         assert "6 images with 16 boxes: six photographs, a demonstration and no measurement" in text
+        assert "By day, before darkening: mAP50 0." in text
     assert len(list(tmp_path.glob("*.jpg"))) == 6
 
 

@@ -253,6 +253,13 @@ class TestEvaluate:
         with pytest.raises(ValueError, match=r"at least one readable image.*bad: truncated"):
             evaluate(Dataset((bad,)), Bright(), {"raw": lambda image: image})
 
+    def test_detector_that_knows_no_class_of_the_set(self) -> None:
+        class Blind(Bright):
+            names = ("sheep",)
+
+        with pytest.raises(ValueError, match=r"to know a class of the set .*People.* but it knows sheep"):
+            evaluate(square_set(), Blind(), {"raw": lambda image: image})
+
     def test_wrong_enhancer(self) -> None:
         with pytest.raises(ValueError, match="enhancer `half` to return uint8"):
             evaluate(square_set(), Bright(), {"half": lambda image: image[::2]})
