@@ -78,8 +78,8 @@ def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
     try:
         with PIL.Image.open(path) as image:
             return image.size
-    # Pillow tells of a broken PNG by a SyntaxError; where ultralytics was imported, which replaces `PIL.Image.open`, any
-    # file that is no image ends in an ImportError.
+    # Pillow tells of a broken PNG by a SyntaxError. Where ultralytics was imported, which replaces `PIL.Image.open`,
+    # any file that is no image ends in an ImportError.
     except (OSError, SyntaxError, ImportError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return None
