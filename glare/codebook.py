@@ -89,11 +89,11 @@ class Codebook(nn.Module):
         full = self.decoder.to_full(half)
         return self.decoder.image(full), (half, full)
 
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (B,C,H,W), as `quantize` gives them -> image (B,3,4H,4W), not clamped."""
+        return self.decoder.image(self.decoder.to_full(self.decoder.to_half(self.post_quant_conv(codes))))
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct ``image`` (B,3,H,W) -> image (B,3,H,W), indices (B,H/4,W/4), codebook loss."""
         codes, indices, loss = self.quantize(self.encode(image))
-        return (
-            self.decoder.image(self.decoder.to_full(self.decoder.to_half(self.post_quant_conv(codes)))),
-            indices,
-            loss,
-        )
+        return self.decode_codes(codes), indices, loss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glare.data.pairs import list_pairs, read
+from glare.data.pairs import list_pairs, read_pair
 from glare.metrics import gt_mean, psnr, ssim
 from glare.model import GLARE
 
@@ -29,7 +29,7 @@ def evaluate_pairs(model: GLARE, pairs: Path) -> dict[str, dict[str, float]]:
     }
     rows: dict[str, list[list[float]]] = {name: [] for name in methods}
     for files in tqdm(list_pairs(pairs), desc="evaluate", unit="pair", disable=None):
-        low, high = (read(file).to(device).float()[None] / 255.0 for file in files)
+        low, high = read_pair(files, device)
         for name, method in methods.items():
             image = (255.0 * method(low).clamp(0, 1)).round() / 255.0
             aligned = gt_mean(image, high)

@@ -49,6 +49,11 @@ class GLARE(nn.Module):
             latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
         return latent, condition
 
+    def code_features(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The codebook decoder's features of a latent (B,C,H/4,W/4), at 1/2 and, where a warp wants them, full size."""
+        half = self.codebook.half_features(latent)
+        return half, self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None
+
     def forward(self, low: Tensor, fidelity: float = 1.0) -> Tensor:
         """Enhance low-light images.
 
@@ -72,7 +77,4 @@ class GLARE(nn.Module):
         # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
         padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
         latent, condition = self.restore_latent(padded)
-        half = self.codebook.half_features(latent)
-        full = self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None
-        features = (half, full)
-        return crop(self.fusion(latent, features, condition.skips, fidelity))
+        return crop(self.fusion(latent, self.code_features(latent), condition.skips, fidelity))

@@ -13,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from glare.data.degrade import generator_for, random_degrade
+from glare.image import to_float
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
@@ -96,6 +97,12 @@ def read(path: str | Path) -> Tensor:
     except RuntimeError as error:
         raise ValueError(f"Cannot read the image {path}: {str(error).splitlines()[0]}") from error
     return image if image.dtype == torch.uint8 else (image.float() / 257.0).round().to(torch.uint8)
+
+
+def read_pair(files: tuple[Path, Path], device: torch.device) -> tuple[Tensor, Tensor]:
+    """A pair out of `list_pairs`, whole: low and normal-light image, (1,3,H,W) float in [0,1]."""
+    low, high = (to_float(read(file).to(device)[None]) for file in files)
+    return low, high
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):

@@ -25,7 +25,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from glare import weights
-from glare.data.pairs import Crops, list_pairs, read
+from glare.data.pairs import Crops, list_pairs, read_pair
 from glare.training.stages import Stage
 
 CHECKPOINT = "checkpoint.pt"
@@ -122,15 +122,15 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     parameters = [p for p in stage.parameters() if p.requires_grad]
     peak = settings.lr if settings.lr is not None else stage.lr
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    average = Average(parameters)
+    this_run = {"stage": settings.name, "config": stage.model.config.to_dict()}
     step, elapsed, best = 0, 0.0, -math.inf
     if (out / CHECKPOINT).exists():
         state = torch.load(out / CHECKPOINT, weights_only=True, map_location=accelerator.device)
-        this = {"stage": settings.name, "config": stage.model.config.to_dict()}
-        if state["run"] != this:
-            raise ValueError(f"{out} holds another run: {state['run']}. This one is {this}.")
+        if state["run"] != this_run:
+            raise ValueError(f"{out} holds another run: {state['run']}. This one is {this_run}.")
         stage.load_state_dict(state["stage"])
         optimizer.load_state_dict(state["optimizer"])
+        average = Average(parameters)
         average.values = state["average"]
         step, elapsed, best = state["step"], state["elapsed"], state["best"]
     else:
@@ -193,7 +193,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     def checkpoint() -> None:
         nonlocal last_checkpoint
         state = {
-            "run": {"stage": settings.name, "config": stage.model.config.to_dict()},
+            "run": this_run,
             "stage": stage.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average.values,
@@ -261,10 +261,9 @@ def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
     device = next(stage.parameters()).device
     rows = []
     for files in list_pairs(val):
-        low, high = (read(file).to(device).float()[None] / 255.0 for file in files)
-        height, width = (side // 4 * 4 for side in low.shape[2:])
+        low, high = read_pair(files, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            rows.append(stage.validate(low[..., :height, :width], high[..., :height, :width]))
+            rows.append(stage.validate(_cut(low), _cut(high)))
     return {key: sum(float(row[key]) for row in rows) / len(rows) for key in rows[0]}
 
 
@@ -272,16 +271,20 @@ def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
 def _write_sheet(stage: Stage, val: Path, path: Path) -> None:
     """A row for each of the first pairs: input, what the stage makes of it, reference."""
     device = next(stage.parameters()).device
-    pairs = list_pairs(val)[:SHOWN]
-    tiles: list[Tensor] = []
-    for files in pairs:
-        low, high = (read(file).to(device).float()[None] / 255.0 for file in files)
-        height, width = (side // 4 * 4 for side in low.shape[2:])
-        low, high = low[..., :height, :width], high[..., :height, :width]
-        pictures = [picture.float().clamp(0, 1) for picture in stage.pictures(low, high)]
-        tiles += [resize(picture[0], [240, 320], antialias=True) for picture in (low, *pictures, high)]
+    rows: list[list[Tensor]] = []
+    for files in list_pairs(val)[:SHOWN]:
+        low, high = read_pair(files, device)
+        pictures = [picture.float().clamp(0, 1) for picture in stage.pictures(_cut(low), _cut(high))]
+        row = (_cut(low), *pictures, _cut(high))
+        rows.append([resize(picture[0], [240, 320], antialias=True) for picture in row])
     path.parent.mkdir(exist_ok=True)
-    save_image(tiles, path, nrow=len(tiles) // len(pairs), padding=2)
+    save_image([tile for row in rows for tile in row], path, nrow=len(rows[0]), padding=2)
+
+
+def _cut(image: Tensor) -> Tensor:
+    """(1,3,H,W) cut to multiples of 4, which the parts of the model need."""
+    height, width = (side // 4 * 4 for side in image.shape[2:])
+    return image[..., :height, :width]
 
 
 @torch.no_grad()

@@ -78,9 +78,7 @@ class CodebookStage(Stage):
         book = self.model.codebook
         latent = book.encode(high).float()
         codes, indices, quantization = book.quantize(latent)
-        image = book.decoder.image(
-            book.decoder.to_full(book.decoder.to_half(book.post_quant_conv(codes)))
-        ).float()
+        image = book.decode_codes(codes).float()
         loss = restoration_loss(image, high) + quantization
         if self.training:
             self._revive(latent.detach(), indices)
@@ -176,9 +174,8 @@ class FusionStage(Stage):
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
             latent, (feature, mean, skips) = model.restore_latent(low)
         with torch.no_grad():
-            half = model.codebook.half_features(latent)
-            full = model.codebook.decoder.to_full(half) if 0 in model.config.warp_levels else None
-        image = model.fusion(latent, (half, full), skips).float()
+            features = model.code_features(latent)
+        image = model.fusion(latent, features, skips).float()
         loss = restoration_loss(image, high)
         logs = {"restoration": loss.detach(), "psnr": psnr(image.detach().clamp(0, 1), high).mean()}
         if self.joint:
