@@ -6,7 +6,7 @@ The one file that imports ultralytics: who does not use it owes nothing to its l
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,32 @@ def _keep_rows(layer: nn.Conv2d, rows: torch.Tensor) -> nn.Conv2d:
         if layer.bias is not None and kept.bias is not None:
             kept.bias.copy_(layer.bias[rows])
     return kept
+
+
+def features(name: str | Path = "yolo26n.pt") -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """What a YOLO model sees before it decides: the frozen feature maps that its head reads.
+
+    A loss on them keeps in an image what a detector looks at: ``glare train fusion --features
+    detection.yolo:features:yolo26n.pt``.
+
+    Args:
+        name: any model ultralytics knows by name or path; a ``.pt`` is a pickle: name only what you trust.
+
+    Returns:
+        (B, 3, H, W) in [0,1], H and W multiples of 32, RGB -> maps at 1/8, 1/16 and 1/32 of the size; differentiable,
+        and on whatever device the images are.
+    """
+    network: Any = YOLO(str(name), task="detect").model.eval().requires_grad_(False).fuse(verbose=False)
+    head, seen = network.model[-1], nn.Identity()
+    # In the head's place ultralytics hands over what the head would have read.
+    seen.f, seen.i, seen.type, seen.np = head.f, head.i, "Identity", 0
+    network.model[-1] = seen
+
+    def look(images: torch.Tensor) -> list[torch.Tensor]:
+        maps: list[torch.Tensor] = network.to(images.device)(images)
+        return maps
+
+    return look
 
 
 def train(network: Any, **settings: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -58,10 +59,34 @@ class Warp(nn.Module):
             mask = torch.sigmoid(mask.to(dtype))
             # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
             offset = torch.nan_to_num(offset.to(dtype))
+            if code.device.type == "cpu" and torch.is_grad_enabled():
+                return _sampled_convolution(code.to(dtype), offset, self.weight, self.bias, mask)
             warped: Tensor = deform_conv2d(
                 code.to(dtype), offset, self.weight, self.bias, padding=1, mask=mask
             )
         return warped
+
+
+def _sampled_convolution(code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """`deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution.
+
+    The gradient of torchvision's kernel runs on one core and takes a quarter of a training step on a CPU; this one
+    takes a tenth of that.
+    """
+    b, c, height, width = code.shape
+    groups = mask.shape[1] // 9
+    tap = torch.arange(9, device=code.device)
+    shift = offset.view(b * groups, 9, 2, height, width)
+    y = shift[:, :, 0] + torch.arange(height, device=code.device)[:, None] + (tap // 3 - 1)[:, None, None]
+    x = shift[:, :, 1] + torch.arange(width, device=code.device) + (tap % 3 - 1)[:, None, None]
+    grid = torch.stack(((2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0), -1)
+    taps = F.grid_sample(
+        code.reshape(b * groups, c // groups, height, width),
+        grid.view(b * groups, 9 * height, width, 2),
+        align_corners=False,
+    )
+    taps = taps.view(b, groups, c // groups, 9, height, width) * mask.view(b, groups, 1, 9, height, width)
+    return F.conv2d(taps.view(b, 9 * c, height, width), weight.reshape(len(weight), 9 * c, 1, 1), bias)
 
 
 class Fusion(nn.Module):

@@ -1,10 +1,14 @@
-"""How close an image is to its reference: PSNR and SSIM as the field defines them, batched and differentiable."""
+"""How close an image is to its reference: PSNR, SSIM and LPIPS, batched and differentiable."""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 WINDOW = 11
 SIGMA = 1.5
@@ -63,6 +67,43 @@ def gt_mean(image: Tensor, reference: Tensor) -> Tensor:
     grey = torch.tensor([0.299, 0.587, 0.114], dtype=image.dtype, device=image.device).view(3, 1, 1)
     ratio = (reference * grey).sum(1).mean((1, 2)) / (image * grey).sum(1).mean((1, 2)).clamp(min=1e-6)
     return (image * ratio.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance on AlexNet, version 0.1, by the ``lpips`` package (Zhang et al., CVPR 2018).
+
+    Args:
+        file: ``state_dict`` of the whole network, backbone and heads; ``None`` takes the package's heads and
+            torchvision's backbone, which it downloads.
+
+    Raises:
+        ImportError: without the package.
+        ValueError: if the file is not such a ``state_dict``.
+    """
+
+    def __init__(self, file: str | Path | None = None) -> None:
+        super().__init__()
+        try:
+            import lpips
+        except ModuleNotFoundError as error:
+            raise ImportError(f'{error}. LPIPS needs its extra: pip install "glare-torch[lpips]"') from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torchvision, about how lpips asks for AlexNet
+            self.network = lpips.LPIPS(
+                net="alex", pretrained=file is None, pnet_rand=file is not None, verbose=False
+            )
+        if file is not None:
+            try:
+                self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            except (RuntimeError, UnpicklingError, AttributeError, TypeError) as error:
+                raise ValueError(f"{file} does not hold the weights of LPIPS-alex: {error}") from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] twice -> (B,); images of at least 31×31."""
+        _check(image, reference)
+        distance: Tensor = self.network(image, reference, normalize=True)
+        return distance.flatten()
 
 
 def _check(image: Tensor, reference: Tensor) -> None:

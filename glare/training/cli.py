@@ -25,6 +25,14 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--joint", action="store_true", help="stage III: move conditional encoder and flow too"
     )
+    parser.add_argument(
+        "--perceptual", type=Path, help="state_dict of LPIPS-alex: a term of the loss in stages I and III"
+    )
+    parser.add_argument(
+        "--features",
+        help="MODULE:CALLABLE[:ARGUMENT], e.g. detection.yolo:features:yolo26n.pt, what a frozen detector sees: "
+        "a term of the loss in stage III",
+    )
     parser.add_argument("--steps", type=int, default=20_000, help="optimiser steps (default 20000)")
     parser.add_argument("--max-minutes", type=float, help="wall-clock limit")
     parser.add_argument("--batch", type=int, default=8, help="crops per step and process (default 8)")
@@ -49,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     from glare import weights
     from glare.data.pairs import Crops
     from glare.evaluate import evaluate_pairs
+    from glare.metrics import LPIPS
     from glare.model import GLARE
     from glare.training.card import write_card
+    from glare.training.losses import Restoration, load_features
     from glare.training.stages import build_stage
 
     try:
@@ -64,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected argument `steps` to be at least 1 but got {args.steps}.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
+    if args.stage == "flow" and args.perceptual or args.stage != "fusion" and args.features:
+        raise ValueError("--perceptual belongs to the stages codebook and fusion, --features to fusion.")
     data = Crops(
         args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
     )
@@ -84,7 +96,12 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_minutes=args.checkpoint_minutes,
         seed=args.seed,
     )
-    folder = train(build_stage(args.stage, model, args.joint), data, args.val, settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    restoration = Restoration(
+        LPIPS(args.perceptual).to(device) if args.perceptual else None,
+        load_features(args.features) if args.features else None,
+    )
+    folder = train(build_stage(args.stage, model, restoration, args.joint), data, args.val, settings)
     if args.stage == "fusion" and args.val:
         scores = evaluate_pairs(weights.load(folder), args.val)
         write_card(folder, _path(folder), args.terms, scores, _name(args.val))
@@ -110,6 +127,10 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--val {_name(args.val)}"] if args.val else []
     words += [f"--init {_path(Path(args.init))}"] if args.init else [f"--preset {args.preset}"]
     words += ["--joint"] if args.joint else []
+    words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []
+    if args.features:
+        *names, last = args.features.split(":")
+        words += [f"--features {':'.join([*names, Path(last).name])}"]
     words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else [f"--steps {args.steps}"]
     words += [f"--lr {args.lr:g}"] if args.lr else []
     words += [

@@ -108,7 +108,8 @@ class Average:
 def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Path:
     """Train ``stage`` and return the folder of the best weights by validation (the last without ``val``).
 
-    Writes to ``settings.out``: ``log.jsonl``, TensorBoard files, ``checkpoint.pt``, ``best/`` and ``last/``.
+    Writes to ``settings.out``: ``log.jsonl``, TensorBoard files, ``checkpoint.pt``, ``best/`` and ``last/``, and in
+    ``validated/`` the weights of every validation, to be judged by other measures too.
 
     Raises:
         FloatingPointError: at a loss that is not finite or has exploded, naming the step, the images and the layer;
@@ -181,6 +182,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             _write_sheet(stage, val, out / "sheets" / f"{step:06d}.png")
             score = next(iter(figures.values()))
             log.write(step, {f"val/{k}": v for k, v in figures.items()})
+            weights.save(stage.model, out / "validated" / f"{step:06d}", history=history())
             if score > best:
                 best = score
                 weights.save(stage.model, out / "best", history=history())

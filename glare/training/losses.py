@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from glare.metrics import WINDOW, ssim_maps
 
@@ -30,9 +33,71 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     return result.mean()
 
 
-def restoration_loss(image: Tensor, reference: Tensor) -> Tensor:
-    """L1 + 0.2·(1 − MS-SSIM): the paper's stage III without its VGG term, and with L1 for smooth L1.
+class Restoration(nn.Module):
+    """L1 + 0.2·(1 − MS-SSIM), and what frozen networks see of the difference where there are such networks.
 
-    The image is not clamped: where it leaves [0,1], the gradient still leads back.
+    The paper's stage III with L1 for smooth L1, and LPIPS (Zhang et al., CVPR 2018) for its VGG term.
+
+    Args:
+        perceptual: (B,3,H,W) in [0,1] twice -> (B,), e.g. `glare.metrics.lpips_alex`.
+        features: (B,3,H,W) in [0,1] -> feature maps, e.g. of a detector: what it looks at is to be kept.
     """
-    return F.l1_loss(image, reference) + 0.2 * (1.0 - ms_ssim(image, reference))
+
+    perceptual_weight = 0.1
+    features_weight = 0.2
+
+    def __init__(
+        self,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        features: Callable[[Tensor], Sequence[Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        # In tuples, which hide them from `parameters` and `state_dict`: they are neither trained nor kept.
+        self._frozen = (perceptual, features)
+
+    def forward(self, image: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,3,H,W) float32 twice, the reference in [0,1] -> the loss, a scalar, and its parts, to log.
+
+        The image is not clamped: where it leaves [0,1], the gradient still leads back.
+        """
+        perceptual, features = self._frozen
+        loss = F.l1_loss(image, reference) + 0.2 * (1.0 - ms_ssim(image, reference))
+        parts = {"restoration": loss.detach()}
+        if perceptual is not None:
+            distance = perceptual(image, reference).mean()
+            loss = loss + self.perceptual_weight * distance
+            parts["perceptual"] = distance.detach()
+        if features is not None:
+            with torch.no_grad():
+                wanted = features(reference)
+            # Each level in units of its own size.
+            distance = torch.stack(
+                [
+                    F.l1_loss(found.float(), level.float()) / level.float().abs().mean()
+                    for found, level in zip(features(image), wanted, strict=True)
+                ]
+            ).mean()
+            loss = loss + self.features_weight * distance
+            parts["features"] = distance.detach()
+        return loss, parts
+
+
+def load_features(name: str) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The features that ``MODULE:CALLABLE`` or ``MODULE:CALLABLE:ARGUMENT`` names, the callable called to build them.
+
+    So a detector's features serve as a loss although nothing here knows of detectors:
+    ``detection.yolo:features:yolo26n.pt``.
+
+    Raises:
+        ValueError: if the name is not of that form or the module has no such callable.
+        ModuleNotFoundError: if the module is not there.
+    """
+    module, _, rest = name.partition(":")
+    attribute, _, argument = rest.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"Expected MODULE:CALLABLE or MODULE:CALLABLE:ARGUMENT but got {name!r}.")
+    build = getattr(import_module(module), attribute, None)
+    if not callable(build):
+        raise ValueError(f"Expected module {module!r} to have a callable {attribute!r} but got {build!r}.")
+    features: Callable[[Tensor], Sequence[Tensor]] = build(argument) if argument else build()
+    return features

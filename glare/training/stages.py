@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from glare.flow import negative_log_likelihood
 from glare.metrics import psnr, ssim
 from glare.model import GLARE
-from glare.training.losses import restoration_loss
+from glare.training.losses import Restoration
 
 Logs = dict[str, Tensor]
 
@@ -25,9 +25,10 @@ class Stage(nn.Module):
     #: Learning rate at its highest.
     lr: float
 
-    def __init__(self, model: GLARE) -> None:
+    def __init__(self, model: GLARE, restoration: Restoration | None = None) -> None:
         super().__init__()
         self.model = model
+        self.restoration = restoration or Restoration()
         model.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)
@@ -60,8 +61,8 @@ class CodebookStage(Stage):
     #: Codes that no latent chose for about this many steps start again at a latent of the batch.
     revive_after = 100
 
-    def __init__(self, model: GLARE) -> None:
-        super().__init__(model)
+    def __init__(self, model: GLARE, restoration: Restoration | None = None) -> None:
+        super().__init__(model, restoration)
         self.register_buffer("unused", torch.zeros(model.config.codes), persistent=True)
         self.unused: Tensor
 
@@ -79,13 +80,15 @@ class CodebookStage(Stage):
         latent = book.encode(high).float()
         codes, indices, quantization = book.quantize(latent)
         image = book.decode_codes(codes).float()
-        loss = restoration_loss(image, high) + quantization
+        loss, parts = self.restoration(image, high)
+        loss = loss + quantization
         if self.training:
             self._revive(latent.detach(), indices)
         used = torch.bincount(indices.flatten(), minlength=len(self.unused)).float()
         p = used / used.sum()
         perplexity = torch.exp(-(p * torch.log(p + 1e-10)).sum())
         return loss, {
+            **parts,
             "psnr": psnr(image.detach().clamp(0, 1), high).mean(),
             "quantization": quantization.detach(),
             "perplexity": perplexity,
@@ -162,9 +165,9 @@ class FusionStage(Stage):
     #: Weight of the likelihood that keeps the flow a flow in the joint pass.
     likelihood = 0.01
 
-    def __init__(self, model: GLARE, joint: bool) -> None:
+    def __init__(self, model: GLARE, restoration: Restoration | None = None, joint: bool = False) -> None:
         self.joint = joint
-        super().__init__(model)
+        super().__init__(model, restoration)
 
     def trained(self) -> list[nn.Module]:
         return [self.model.fusion, *([self.model.condition, self.model.flow] if self.joint else [])]
@@ -176,8 +179,8 @@ class FusionStage(Stage):
         with torch.no_grad():
             features = model.code_features(latent)
         image = model.fusion(latent, features, skips).float()
-        loss = restoration_loss(image, high)
-        logs = {"restoration": loss.detach(), "psnr": psnr(image.detach().clamp(0, 1), high).mean()}
+        loss, logs = self.restoration(image, high)
+        logs["psnr"] = psnr(image.detach().clamp(0, 1), high).mean()
         if self.joint:
             # A quarter of the batch does: the flow's steps cost as much as all the rest together.
             some = max(1, len(high) // 4)
@@ -197,12 +200,14 @@ class FusionStage(Stage):
         return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
 
 
-def build_stage(name: str, model: GLARE, joint: bool = False) -> Stage:
-    """The stage called ``codebook``, ``flow`` or ``fusion``."""
+def build_stage(
+    name: str, model: GLARE, restoration: Restoration | None = None, joint: bool = False
+) -> Stage:
+    """The stage called ``codebook``, ``flow`` or ``fusion``; the flow has no use for ``restoration``."""
     if name == "codebook":
-        return CodebookStage(model)
+        return CodebookStage(model, restoration)
     if name == "flow":
         return FlowStage(model)
     if name == "fusion":
-        return FusionStage(model, joint)
+        return FusionStage(model, restoration, joint)
     raise ValueError(f"Expected a stage out of codebook, flow, fusion but got {name!r}.")
