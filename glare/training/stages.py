@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glare.flow import negative_log_likelihood
 from glare.metrics import psnr, ssim
 from glare.model import GLARE
+from glare.training.discriminator import PatchDiscriminator, adaptive_weight
 from glare.training.losses import Restoration
 
 Logs = dict[str, Tensor]
@@ -60,9 +61,17 @@ class CodebookStage(Stage):
     lr = 1e-3
     #: Codes that no latent chose for about this many steps start again at a latent of the batch.
     revive_after = 100
+    #: Share of the discriminator's pull once the decoder listens to it (Esser et al. take 0.8 of it).
+    adversarial = 0.8
 
-    def __init__(self, model: GLARE, restoration: Restoration | None = None) -> None:
+    def __init__(
+        self, model: GLARE, restoration: Restoration | None = None, adversarial_after: int | None = None
+    ) -> None:
         super().__init__(model, restoration)
+        self.listens_after = adversarial_after or 0
+        self.discriminator = None if adversarial_after is None else PatchDiscriminator()
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.step: Tensor
         self.register_buffer("unused", torch.zeros(model.config.codes), persistent=True)
         self.unused: Tensor
 
@@ -81,8 +90,19 @@ class CodebookStage(Stage):
         codes, indices, quantization = book.quantize(latent)
         image = book.decode_codes(codes).float()
         loss, parts = self.restoration(image, high)
+        if self.discriminator is not None and torch.is_grad_enabled():
+            own = self.discriminator.own_loss(image, high)
+            parts["discriminator"] = own.detach()
+            # The discriminator learns from the start; the decoder listens once that knows what a photograph is.
+            if self.step >= self.listens_after:
+                adversarial = self.discriminator.loss_for(image)
+                weight = adaptive_weight(loss, adversarial, book.decoder.conv_out.weight)
+                parts["adversarial_weight"] = weight
+                loss = loss + self.adversarial * weight * adversarial
+            loss = loss + own
         loss = loss + quantization
         if self.training:
+            self.step += 1
             self._revive(latent.detach(), indices)
         used = torch.bincount(indices.flatten(), minlength=len(self.unused)).float()
         p = used / used.sum()
@@ -201,11 +221,15 @@ class FusionStage(Stage):
 
 
 def build_stage(
-    name: str, model: GLARE, restoration: Restoration | None = None, joint: bool = False
+    name: str,
+    model: GLARE,
+    restoration: Restoration | None = None,
+    joint: bool = False,
+    adversarial_after: int | None = None,
 ) -> Stage:
     """The stage called ``codebook``, ``flow`` or ``fusion``; the flow has no use for ``restoration``."""
     if name == "codebook":
-        return CodebookStage(model, restoration)
+        return CodebookStage(model, restoration, adversarial_after)
     if name == "flow":
         return FlowStage(model)
     if name == "fusion":
