@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -130,7 +131,9 @@ def _name(path: Path) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """The arguments that make a difference, with the data sets' names for their paths."""
-    words = ["glare train", args.stage]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = f"torchrun --nproc-per-node {processes} -m glare train" if processes > 1 else "glare train"
+    words = [launcher, args.stage]
     words += [f"--pairs {_name(folder)}" for folder in args.pairs]
     words += [f"--photos {_name(folder)}" for folder in args.photos]
     words += [f"--val {_name(args.val)}"] if args.val else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -118,12 +119,18 @@ class CodebookStage(Stage):
     def _revive(self, latent: Tensor, indices: Tensor) -> None:
         self.unused += 1
         self.unused[indices.flatten()] = 0
+        together = dist.is_available() and dist.is_initialized()
+        if together:  # a code is alive that any process uses
+            dist.all_reduce(self.unused, dist.ReduceOp.MIN)
         dead = (self.unused > self.revive_after).nonzero()[:, 0]
         if len(dead):
             latents = latent.movedim(1, -1).flatten(0, 2)
             chosen = latents[torch.randint(len(latents), (len(dead),), device=latents.device)]
-            self.model.codebook.quantizer.embedding.weight[dead] = chosen.to(self.unused.dtype)
+            codes = self.model.codebook.quantizer.embedding.weight
+            codes[dead] = chosen.to(codes.dtype)
             self.unused[dead] = 0
+            if together:
+                dist.broadcast(codes.data, 0)
 
     def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
         return [self.model.codebook(high)[0]]

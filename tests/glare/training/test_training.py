@@ -154,6 +154,23 @@ def test_terms_that_a_stage_does_not_have(
     assert "belongs to" in told
 
 
+@pytest.mark.parametrize("stage", ["codebook", "fusion"])
+def test_two_processes_train_what_one_does(stage: str, pairs: Path, start: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*arguments(stage, pairs, start, one, 8), "--batch", "4"]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*launch, "-m", "glare", *arguments(stage, pairs, start, two, 8)]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    a, b = (weights.load(out / "last").state_dict() for out in (one, two))
+    before = weights.load(start).state_dict()
+    moved = max((a[key] - before[key]).abs().max() for key in a)
+    apart = max((a[key] - b[key]).abs().max() for key in a)
+    assert apart < 0.05 * moved
+    (entry,) = weights.history(two / "last")
+    assert entry["crops"] == 32
+    assert entry["command"].startswith("torchrun --nproc-per-node 2 -m glare train ")
+
+
 def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "flow", "--pairs", str(pairs), "--out", str(tmp_path)]
     assert main(words) == 1
