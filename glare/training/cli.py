@@ -113,8 +113,9 @@ def run(args: argparse.Namespace) -> int:
     stage = build_stage(args.stage, model, restoration, args.joint, args.adversarial_after)
     folder = train(stage, data, args.val, settings)
     if args.stage == "fusion" and args.val:
-        scores = evaluate_pairs(weights.load(folder), args.val)
-        write_card(folder, _path(folder), args.terms, scores, _name(args.val))
+        write_card(
+            folder, _path(folder), args.terms, evaluate_pairs(weights.load(folder), args.val), _name(args.val)
+        )
     print(f"Weights: {folder}")
     return 0
 

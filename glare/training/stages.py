@@ -9,9 +9,9 @@ from abc import abstractmethod
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glare.evaluate import stages_on
 from glare.flow import negative_log_likelihood
 from glare.metrics import psnr, ssim
 from glare.model import GLARE
@@ -136,8 +136,10 @@ class CodebookStage(Stage):
         return [self.model.codebook(high)[0]]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
-        image = self.model.codebook(high)[0].float().clamp(0, 1)
-        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
+        image, indices, _ = self.model.codebook(high)
+        image = image.float().clamp(0, 1)
+        used = torch.tensor(indices.unique().numel() / len(self.unused))
+        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean(), "codes_used": used}
 
 
 class FlowStage(Stage):
@@ -171,18 +173,10 @@ class FlowStage(Stage):
         return [self.model.codebook.decode(self.model.restore_latent(low)[0])[0]]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
-        book = self.model.codebook
-        latent = book.encode(high).float()
-        found, condition = self.model.restore_latent(low)
-        v, log_det = self.model.flow(latent, condition.feature)
-        bits = negative_log_likelihood(v, condition.mean.float(), log_det).mean()
-        image = book.decode(found)[0].float().clamp(0, 1)
-        return {
-            "psnr": psnr(image, high).mean(),
-            "bits": bits,
-            "latent_error": F.mse_loss(found, latent).sqrt(),
-            "same_code": (book.quantize(found)[1] == book.quantize(latent)[1]).float().mean(),
-        }
+        figures, _ = stages_on(self.model, low, high)
+        image = self.model.codebook.decode(self.model.restore_latent(low)[0])[0].float().clamp(0, 1)
+        found = {"psnr": psnr(image, high).mean()}
+        return found | {name.replace(" ", "_"): torch.tensor(value) for name, value in figures.items()}
 
 
 class FusionStage(Stage):
