@@ -75,10 +75,10 @@ def test_two_photographs(
     text = (out / "results.md").read_text()
     assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | mAP50-95 | PSNR | SSIM | ms |")
     assert "2 images with 3 boxes" in text
-    assert "Left out: broken.png" in text
+    assert "Fault: broken.png" in text
     printed = capsys.readouterr().out
     assert "extreme" in printed
-    assert "Left out: broken.png" in printed
+    assert "Fault: broken.png" in printed
 
     assert sorted(file.name for file in out.iterdir()) == [
         "chelsea.jpg",
