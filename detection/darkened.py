@@ -41,14 +41,14 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
         ValueError: if a level is unknown or none is given, or two images have one name.
     """
     darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
-    folder = Path(folder)
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
     names = [_png_name(sample) for sample in dataset.samples]
     if twice := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
         raise ValueError(
             f"Expected argument `dataset` to have images of different names but got {twice[0]} twice."
         )
+    folder = Path(folder)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
     faults = list(dataset.faults)
     samples: list[Sample] = []
     entries: list[dict[str, Any]] = []
