@@ -233,7 +233,7 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
     with whole_file(folder / "data.yaml") as beside:
         beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     written = read_yolo(folder, classes=classes)
-    return replace(written, faults=(*faults, *written.faults))
+    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])))
 
 
 def _stems(dataset: Dataset) -> list[Path]:

@@ -218,6 +218,12 @@ class TestWriting:
         ]
         assert not list((tmp_path / "yolo").rglob(".*"))
 
+    def test_rounding_is_no_fault(self, data: Dataset, tmp_path: Path) -> None:
+        dog = replace(data.samples[1], boxes=np.array([[0, 0, 40.001, 30]]))
+        again = write_yolo(replace(data, samples=(dog,), faults=()), tmp_path / "yolo")
+        assert again.samples[0].boxes.tolist() == [[0, 0, 40, 30]]
+        assert again.faults == ()
+
     def test_errors(self, data: Dataset, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"sets train, val, test but got \['night'\]"):
             write_yolo({"night": data}, tmp_path / "yolo")
@@ -229,7 +235,7 @@ class TestWriting:
             write_yolo(darken(data, "mild", "dark"), tmp_path / "yolo")
         for name in ("../a.jpg", "/a.jpg", ""):
             outside = replace(data, samples=(replace(data.samples[0], name=name),))
-            with pytest.raises(ValueError, match="a name below a folder"):
+            with pytest.raises(ValueError, match="names of files below a folder"):
                 write_yolo(outside, tmp_path / "yolo")
         assert not (tmp_path / "yolo").exists()
         with pytest.raises(FileExistsError, match="new or empty"):
