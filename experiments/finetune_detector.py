@@ -1,9 +1,15 @@
-"""Train the built-in detector: yolo26n with ExDark's twelve classes, a little further on clean photographs.
+"""Fine-tune a YOLO: on what enhancers make of dark images, or into the built-in detector.
 
-No image is darkened or enhanced here, so the detector favours no enhancer. Images with an even number in
-their name are trained on, those with an odd number are measured on (COCO mAP by pycocotools, against the same
-rows of yolo26n as it came). The result goes to ``detection/weights/``: fp16 safetensors, a YAML with the
-architecture, and a card.
+With ``--enhancers``, the standard protocol: for every enhancer (``raw`` is none at all) a YOLO is trained on the
+enhanced training images, then measured on the held-out ones behind the same enhancer; one table. With
+``--seeds N`` every training is repeated, and the table says the mean and the spread.
+
+    python experiments/finetune_detector.py --data train.json --test test.json --enhancers raw,clahe,glare --seeds 3
+
+Without, yolo26n with ExDark's twelve classes, a little further trained on clean photographs: no image is darkened
+or enhanced, so the detector favours no enhancer. Images with an even number in their name are trained on, those
+with an odd number are measured on (COCO mAP by pycocotools, against the same rows of yolo26n as it came). The
+result goes to ``detection/weights/``: fp16 safetensors, a YAML with the architecture, and a card.
 
     python experiments/finetune_detector.py --weights yolo26n.pt --data coco_dark_source
 """
@@ -11,43 +17,169 @@ architecture, and a card.
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save as to_bytes
+from tqdm import tqdm
 
-from detection import EXDARK_CLASSES, Dataset, darken, evaluate, read_yolo
-from detection.enhancers import raw
+from detection import EXDARK_CLASSES, Dataset, Enhancer, darken, evaluate, read_dataset, read_yolo
+from detection.enhancers import check_enhanced, enhancer, raw
+from detection.report import rounded, write_csv, write_markdown
 from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from glare.data.degrade import LEVELS
 
 NAME = "yolo26n-exdark"
+SPREAD = ("mAP50", "mAP50-95")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", required=True, help="yolo26n.pt; a pickle, so use one you trust")
-    parser.add_argument("--data", required=True, help="YOLO folder with COCO's eighty classes")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=2e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    args = parser.parse_args()
+    parser.add_argument(
+        "--data", type=Path, required=True, help="what to train on: a COCO JSON or a YOLO folder"
+    )
+    parser.add_argument(
+        "--weights", help="a YOLO's .pt, a pickle, so use one you trust (default: the built-in)"
+    )
+    parser.add_argument("--epochs", type=int, help="(default: 50 with --enhancers, otherwise 4)")
+    parser.add_argument(
+        "--lr", type=float, help="AdamW's (default: ultralytics' choice; 2e-5 for the built-in)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the first one (default: 0)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="(default: runs/finetune_detector; detection/weights)")
+    protocol = parser.add_argument_group("the protocol")
+    protocol.add_argument("--enhancers", help="by name, or module:callable, e.g. raw,clahe,glare")
+    protocol.add_argument(
+        "--test", type=Path, help="what to measure on (default: every fifth image of --data)"
+    )
+    protocol.add_argument(
+        "--levels", default="none", help="how dark to make the images (default: as they are)"
+    )
+    protocol.add_argument("--seeds", type=int, default=1, help="trainings per enhancer (default: 1)")
+    protocol.add_argument("--imgsz", type=int, default=640, help="pixels the detector sees (default: 640)")
+    protocol.add_argument("--batch", type=int, default=16, help="(default: 16)")
+    args = parser.parse_args(arguments)
+    if args.enhancers is None and args.weights is None:
+        parser.error("--enhancers for the protocol, or --weights to make the built-in detector from")
+    try:
+        compare(args) if args.enhancers else make_built_in(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"finetune_detector: {error}")
 
+
+def compare(args: argparse.Namespace) -> None:
+    """The protocol: as many trainings and tests as there are enhancers and seeds."""
+    if args.seeds < 1:
+        raise ValueError(f"Expected --seeds to be at least 1 but got {args.seeds}.")
+    training, testing = split(args)
+    enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
+    detector = YOLODetector.from_name(args.weights) if args.weights else built_in()
+    if tuple(detector.names) != EXDARK_CLASSES:
+        keep_exdark_classes(detector.network)
+    args.epochs, out = args.epochs or 50, args.out or Path("runs/finetune_detector")
+    out.mkdir(parents=True, exist_ok=True)
+
+    tables: list[pd.DataFrame] = []
+    faults: list[str] = []
+    for name, enhance in enhancers.items():
+        with tempfile.TemporaryDirectory() as work:
+            described, unread = write_yolo(training, Path(work) / "data", name, enhance)
+            faults += unread
+            for seed in range(args.seed, args.seed + args.seeds):
+                network = train(
+                    detector.network,
+                    data=str(described),
+                    epochs=args.epochs,
+                    imgsz=args.imgsz,
+                    batch=args.batch,
+                    **({"lr0": args.lr, "optimizer": "AdamW"} if args.lr else {}),
+                    augmentations=[],  # the same whether albumentations is there or not
+                    seed=seed,
+                    device=args.device,
+                    # Nothing is chosen by validation: what is measured is the end of the training.
+                    val=False,
+                    plots=False,
+                    project=str(out.resolve()),
+                    name=re.sub(r"[^\w.-]", "_", f"{name}-{seed}"),
+                    exist_ok=True,
+                )
+                tuned = YOLODetector.from_network(network, args.device, args.imgsz)
+                table = evaluate(testing, tuned, {name: enhance}, progress=True)
+                faults += table.attrs["faults"]
+                table.insert(2, "seed", seed)
+                tables.append(table)
+                # Written anew with every training, so that what is done is there whenever the run ends.
+                write_csv(pd.concat(tables, ignore_index=True), out / "results.csv")
+    table = summary(pd.concat(tables, ignore_index=True))
+    notes = [
+        f"Trained on {size(training)}, measured on {size(testing)}: {args.epochs} epochs from "
+        f"{args.weights or NAME}, at {args.imgsz} pixels, the detector's weights after the last epoch.",
+        f"Seeds {args.seed} to {args.seed + args.seeds - 1}; std is the sample standard deviation over them."
+        if args.seeds > 1
+        else f"One training per row, seed {args.seed}: nothing is known of the spread (--seeds).",
+        *(f"Left out: {fault}" for fault in dict.fromkeys(faults)),
+    ]
+    write_markdown(table, notes, out / "results.md")
+    print(rounded(table).to_string(index=False, na_rep=""))
+    print("\n" + "\n".join(notes) + f"\nwritten to {out}")
+
+
+def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
+    """What to train and what to measure on, darkened if asked for."""
+    training = read_dataset(args.data)
+    if args.test:
+        testing = read_dataset(args.test)
+    else:
+        samples = sorted(training.samples, key=lambda sample: sample.name)
+        testing = replace(training, samples=tuple(samples[4::5]), faults=())
+        training = replace(training, samples=tuple(s for i, s in enumerate(samples) if i % 5 != 4))
+    if not training.samples or not testing.samples:
+        raise ValueError(
+            f"Expected images to train and to measure on but got {len(training)} and {len(testing)}."
+        )
+    if args.levels != "none":
+        training, testing = (darken(part, *args.levels.split(",")) for part in (training, testing))
+    return training, testing
+
+
+def size(data: Dataset) -> str:
+    return f"{len(data)} images with {sum(len(sample.boxes) for sample in data.samples)} boxes"
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the seeds, with a column for the spread of each mAP where there are several."""
+    rows = table.drop(columns="seed").groupby(["light", "enhancer"], sort=False)
+    means = rows.mean(numeric_only=True)
+    if table["seed"].nunique() > 1:
+        for column in SPREAD:
+            place = int(means.columns.get_indexer([column])[0]) + 1
+            means.insert(place, f"{column} std", rows[column].std().round(4))
+    counts = ["images", "boxes"]
+    means[counts] = rows[counts].first()  # the same for every seed, and whole numbers
+    return means.reset_index()
+
+
+def make_built_in(args: argparse.Namespace) -> None:
+    """The detector in the package."""
+    args.epochs, args.lr, args.out = args.epochs or 4, args.lr or 2e-5, args.out or WEIGHTS
     data = read_yolo(args.data)
     training, measuring = half(data, even=True), half(data, even=False)
     start = YOLO(args.weights, task="detect")
     keep_exdark_classes(start.model)
     with tempfile.TemporaryDirectory() as work:
+        described, _ = write_yolo(training, Path(work) / "data")
         trained = train(
             start.model,
-            data=str(write_yolo(training, Path(work) / "data")),
+            data=str(described),
             epochs=args.epochs,
             lr0=args.lr,
             optimizer="AdamW",
@@ -83,33 +215,38 @@ def half(data: Dataset, *, even: bool) -> Dataset:
     return replace(data, samples=tuple(chosen))
 
 
-def write_yolo(data: Dataset, folder: Path) -> Path:
-    """Write a set as ultralytics reads it and return the YAML.
+def write_yolo(
+    data: Dataset, folder: Path, name: str = "raw", enhance: Enhancer = raw
+) -> tuple[Path, list[str]]:
+    """Write a set, enhanced, as ultralytics reads it; return the YAML, and a line for each image left out.
 
-    Its validation images are the training images: ultralytics wants some, and the measuring half stays out.
+    Its validation images are the training images: ultralytics wants some, and the measured ones stay out.
     """
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-    for sample in data.samples:
-        image = sample.load()
+    faults = list(data.faults)
+    # Numbered, for names may repeat in subfolders and at several lights.
+    for number, sample in enumerate(tqdm(data.samples, desc=f"{name}: write", unit="image", disable=None)):
+        try:
+            image = sample.load()
+        except (OSError, ValueError) as error:
+            faults.append(f"{sample.name}: {error}")
+            continue
+        enhanced = enhance(image)
+        check_enhanced(name, image, enhanced)
         height, width = image.shape[:2]
-        name = Path(sample.name).stem
-        Image.fromarray(image).save(folder / "images" / f"{name}.png")
+        Image.fromarray(enhanced).save(folder / "images" / f"{number:06}.png", compress_level=1)
         lines = [
             f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
             f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
-            for (x1, y1, x2, y2), label in zip(sample.boxes, sample.labels, strict=True)
+            for (x1, y1, x2, y2), label, crowd in zip(sample.boxes, sample.labels, sample.crowd, strict=True)
+            if not crowd  # a crowd is no object to learn
         ]
-        (folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-    described = {
-        "path": str(folder),
-        "train": "images",
-        "val": "images",
-        "names": list(data.classes),
-    }
+        (folder / "labels" / f"{number:06}.txt").write_text("".join(lines), encoding="utf-8")
+    described = {"path": str(folder), "train": "images", "val": "images", "names": list(data.classes)}
     file = folder / "data.yaml"
     file.write_text(yaml.safe_dump(described), encoding="utf-8")
-    return file
+    return file, faults
 
 
 def save(network: Any, out: Path) -> None:
