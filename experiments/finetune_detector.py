@@ -122,7 +122,7 @@ def compare(args: argparse.Namespace) -> None:
     table = summary(pd.concat(tables, ignore_index=True))
     notes = [
         f"Trained on {size(training)}, measured on {size(testing)}: {args.epochs} epochs from "
-        f"{args.weights or NAME}, at {args.imgsz} pixels, the detector's weights after the last epoch.",
+        f"{args.weights or NAME}, at {args.imgsz} pixels; the running average of the weights after the last epoch.",
         f"Seeds {args.seed} to {args.seed + args.seeds - 1}; std is the sample standard deviation over them."
         if args.seeds > 1
         else f"One training per row, seed {args.seed}: nothing is known of the spread (--seeds).",
