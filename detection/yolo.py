@@ -177,7 +177,7 @@ def features(name: str | Path = "yolo26n.pt") -> Callable[[torch.Tensor], list[t
     """
     network: Any = YOLO(str(name), task="detect").model
     network.eval().requires_grad_(False).fuse(verbose=False)
-    head: Any = network.model[-1]
+    head = network.model[-1]
     seen: Any = nn.Identity()
     # In the head's place ultralytics hands over what the head would have read.
     seen.f, seen.i, seen.type, seen.np = head.f, head.i, "Identity", 0

@@ -4,7 +4,7 @@ With ``--enhancers``, the standard protocol: for every enhancer (``raw`` is none
 enhanced training images, then measured on the held-out ones behind the same enhancer; one table. With
 ``--seeds N`` every training is repeated, and the table says the mean and the spread.
 
-    python experiments/finetune_detector.py --data train.json --test test.json --enhancers raw,clahe,glare --seeds 3
+    python experiments/finetune_detector.py --data exdark --enhancers raw,clahe,glare --seeds 3
 
 Without, yolo26n with ExDark's twelve classes, a little further trained on clean photographs: no image is darkened
 or enhanced, so the detector favours no enhancer. Images with an even number in their name are trained on, those
@@ -21,30 +21,43 @@ import re
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import save as to_bytes
-from tqdm import tqdm
 
-from detection import EXDARK_CLASSES, Dataset, Enhancer, darken, evaluate, read_dataset, read_yolo
+from detection import (
+    EXDARK_CLASSES,
+    Dataset,
+    Enhancer,
+    Sample,
+    darken,
+    evaluate,
+    exdark,
+    read_dataset,
+    read_yolo,
+    write_yolo,
+)
+from detection.dataset import Pixels
 from detection.enhancers import check_enhanced, enhancer, raw
 from detection.report import rounded, write_csv, write_markdown
 from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from glare.data.degrade import LEVELS
 
 NAME = "yolo26n-exdark"
+KEYS = ("detector", "light", "place", "enhancer")
+MEANS = ("mAP50", "mAP50-95", "PSNR", "SSIM", "LPIPS", "ms", "detector_ms")
 SPREAD = ("mAP50", "mAP50-95")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data", type=Path, required=True, help="what to train on: a COCO JSON or a YOLO folder"
+        "--data", type=Path, required=True, help="a folder of ExDark or YOLO's layout, or a COCO JSON"
     )
     parser.add_argument(
         "--weights", help="a YOLO's .pt, a pickle, so use one you trust (default: the built-in)"
@@ -59,7 +72,13 @@ def main(arguments: list[str] | None = None) -> None:
     protocol = parser.add_argument_group("the protocol")
     protocol.add_argument("--enhancers", help="by name, or module:callable, e.g. raw,clahe,glare")
     protocol.add_argument(
-        "--test", type=Path, help="what to measure on (default: every fifth image of --data)"
+        "--test", type=Path, help="another set to measure on (default: every fifth image of --data)"
+    )
+    protocol.add_argument(
+        "--split",
+        nargs=2,
+        metavar=("TRAIN", "TEST"),
+        help="of ExDark: train, val, test or a file of names (default: train test)",
     )
     protocol.add_argument(
         "--levels", default="none", help="how dark to make the images (default: as they are)"
@@ -92,12 +111,12 @@ def compare(args: argparse.Namespace) -> None:
     faults: list[str] = []
     for name, enhance in enhancers.items():
         with tempfile.TemporaryDirectory() as work:
-            described, unread = write_yolo(training, Path(work) / "data", name, enhance)
-            faults += unread
+            written = write_yolo(enhanced(training, name, enhance), Path(work) / "data")
+            faults += written.faults
             for seed in range(args.seed, args.seed + args.seeds):
                 network = train(
                     detector.network,
-                    data=str(described),
+                    data=str(Path(work) / "data" / "data.yaml"),
                     epochs=args.epochs,
                     imgsz=args.imgsz,
                     batch=args.batch,
@@ -115,7 +134,7 @@ def compare(args: argparse.Namespace) -> None:
                 tuned = YOLODetector.from_network(network, args.device, args.imgsz)
                 table = evaluate(testing, tuned, {name: enhance}, progress=True)
                 faults += table.attrs["faults"]
-                table.insert(2, "seed", seed)
+                table.insert(int(table.columns.get_indexer(["enhancer"])[0]) + 1, "seed", seed)
                 tables.append(table)
                 # Written anew with every training, so that what is done is there whenever the run ends.
                 write_csv(pd.concat(tables, ignore_index=True), out / "results.csv")
@@ -126,7 +145,7 @@ def compare(args: argparse.Namespace) -> None:
         f"Seeds {args.seed} to {args.seed + args.seeds - 1}; std is the sample standard deviation over them."
         if args.seeds > 1
         else f"One training per row, seed {args.seed}: nothing is known of the spread (--seeds).",
-        *(f"Left out: {fault}" for fault in dict.fromkeys(faults)),
+        *(f"Fault: {fault}" for fault in dict.fromkeys(faults)),
     ]
     write_markdown(table, notes, out / "results.md")
     print(rounded(table).to_string(index=False, na_rep=""))
@@ -135,9 +154,13 @@ def compare(args: argparse.Namespace) -> None:
 
 def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     """What to train and what to measure on, darkened if asked for."""
-    training = read_dataset(args.data)
+    official = ("train", "test") if (args.data / exdark.LIST).exists() else (None, None)
+    train_split, test_split = args.split or official
+    training = read_dataset(args.data, split=train_split)
     if args.test:
         testing = read_dataset(args.test)
+    elif test_split:
+        testing = read_dataset(args.data, split=test_split)
     else:
         samples = sorted(training.samples, key=lambda sample: sample.name)
         testing = replace(training, samples=tuple(samples[4::5]), faults=())
@@ -151,21 +174,38 @@ def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     return training, testing
 
 
+def enhanced(data: Dataset, name: str, enhance: Enhancer) -> Dataset:
+    """The set as an enhancer shows it to a detector that is to be trained."""
+
+    def load(sample: Sample) -> Pixels:
+        image = sample.load()
+        seen = enhance(image)
+        check_enhanced(name, image, seen)
+        return seen
+
+    # A name may come again in another light.
+    samples = (replace(s, name=f"{s.light}/{s.name}") for s in data.samples)
+    if enhance is not raw:
+        samples = (replace(s, load=partial(load, s), reference=None, path=None) for s in samples)
+    return replace(data, samples=tuple(samples))
+
+
 def size(data: Dataset) -> str:
     return f"{len(data)} images with {sum(len(sample.boxes) for sample in data.samples)} boxes"
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The mean over the seeds, with a column for the spread of each mAP where there are several."""
-    rows = table.drop(columns="seed").groupby(["light", "enhancer"], sort=False)
-    means = rows.mean(numeric_only=True)
-    if table["seed"].nunique() > 1:
-        for column in SPREAD:
-            place = int(means.columns.get_indexer([column])[0]) + 1
-            means.insert(place, f"{column} std", rows[column].std().round(4))
-    counts = ["images", "boxes"]
-    means[counts] = rows[counts].first()  # the same for every seed, and whole numbers
-    return means.reset_index()
+    keys = [column for column in KEYS if column in table]
+    rows = table.groupby(keys, sort=False, dropna=False)
+    columns: dict[str, pd.Series] = {}
+    for column in (column for column in MEANS if column in table):
+        columns[column] = rows[column].mean()
+        if column in SPREAD and table["seed"].nunique() > 1:
+            columns[f"{column} std"] = rows[column].std().round(4)
+    for column in ("images", "boxes"):  # the same for every seed
+        columns[column] = rows[column].first()
+    return pd.DataFrame(columns).reset_index()
 
 
 def make_built_in(args: argparse.Namespace) -> None:
@@ -176,10 +216,11 @@ def make_built_in(args: argparse.Namespace) -> None:
     start = YOLO(args.weights, task="detect")
     keep_exdark_classes(start.model)
     with tempfile.TemporaryDirectory() as work:
-        described, _ = write_yolo(training, Path(work) / "data")
+        # Its validation images are the training images: ultralytics wants some, and the measuring half stays out.
+        write_yolo(training, Path(work) / "data")
         trained = train(
             start.model,
-            data=str(described),
+            data=str(Path(work) / "data" / "data.yaml"),
             epochs=args.epochs,
             lr0=args.lr,
             optimizer="AdamW",
@@ -213,40 +254,6 @@ def make_built_in(args: argparse.Namespace) -> None:
 def half(data: Dataset, *, even: bool) -> Dataset:
     chosen = (s for s in data.samples if (int(Path(s.name).stem) % 2 == 0) == even)
     return replace(data, samples=tuple(chosen))
-
-
-def write_yolo(
-    data: Dataset, folder: Path, name: str = "raw", enhance: Enhancer = raw
-) -> tuple[Path, list[str]]:
-    """Write a set, enhanced, as ultralytics reads it; return the YAML, and a line for each image left out.
-
-    Its validation images are the training images: ultralytics wants some, and the measured ones stay out.
-    """
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir(parents=True)
-    faults = list(data.faults)
-    # Numbered, for names may repeat in subfolders and at several lights.
-    for number, sample in enumerate(tqdm(data.samples, desc=f"{name}: write", unit="image", disable=None)):
-        try:
-            image = sample.load()
-        except (OSError, ValueError) as error:
-            faults.append(f"{sample.name}: {error}")
-            continue
-        enhanced = enhance(image)
-        check_enhanced(name, image, enhanced)
-        height, width = image.shape[:2]
-        Image.fromarray(enhanced).save(folder / "images" / f"{number:06}.png", compress_level=1)
-        lines = [
-            f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
-            f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
-            for (x1, y1, x2, y2), label, crowd in zip(sample.boxes, sample.labels, sample.crowd, strict=True)
-            if not crowd  # a crowd is no object to learn
-        ]
-        (folder / "labels" / f"{number:06}.txt").write_text("".join(lines), encoding="utf-8")
-    described = {"path": str(folder), "train": "images", "val": "images", "names": list(data.classes)}
-    file = folder / "data.yaml"
-    file.write_text(yaml.safe_dump(described), encoding="utf-8")
-    return file, faults
 
 
 def save(network: Any, out: Path) -> None:

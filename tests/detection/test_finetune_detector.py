@@ -3,6 +3,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sample_set
+from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sample_set, write_yolo
 from detection.dataset import Dataset
 from detection.enhancers import gamma
 from detection.yolo import YOLO, built_in
@@ -51,41 +52,31 @@ def test_halves(script: ModuleType, photographs: Path) -> None:
     assert [s.name for s in script.half(data, even=False).samples] == ["0003.png"]
 
 
-def test_written_set_says_the_same(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
-    data = read_yolo(photographs)
-    described, faults = script.write_yolo(data, tmp_path / "written")
-    assert faults == []
-    assert yaml.safe_load(described.read_text())["names"] == list(EXDARK_CLASSES)
-    cat = (tmp_path / "written" / "labels" / "000000.txt").read_text().split()
-    assert cat[0] == str(EXDARK_CLASSES.index("Cat"))
-    again = read_yolo(tmp_path / "written")  # its data.yaml names the twelve classes
-    for one, other in zip(data.samples, again.samples, strict=True):
-        np.testing.assert_allclose(other.boxes, one.boxes, atol=0.01)
-        assert np.array_equal(other.labels, one.labels)
-        assert np.array_equal(other.load(), one.load())
-
-
-def test_written_set_is_enhanced(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
-    (photographs / "images" / "0004.png").write_bytes(
-        (photographs / "images" / "0002.png").read_bytes()[:5000]
-    )
+def test_enhanced_set(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
     data = darken(read_yolo(photographs), "mild", "dark")  # two images of each name
-    _, faults = script.write_yolo(data, tmp_path / "written", "gamma", gamma)
-    assert len(faults) == 2
-    assert all(fault.startswith("0004.png: ") for fault in faults)
-    again = read_yolo(tmp_path / "written")
-    assert len(again) == 4
-    for one, other in zip(data.samples, again.samples, strict=False):
-        assert np.array_equal(other.load(), gamma(one.load()))
+    written = write_yolo(script.enhanced(data, "gamma", gamma), tmp_path / "written")
+    assert [s.name for s in written.samples] == [
+        f"{light}/{name}.png" for light in ("dark", "mild") for name in ("0002", "0003")
+    ]
+    brighter = {f"{s.light}/{s.name}": gamma(s.load()) for s in data.samples}
+    for sample in written.samples:
+        assert np.array_equal(sample.load(), brighter[sample.name])
+
+
+def test_enhancer_that_changes_the_size(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
+    data = script.enhanced(read_yolo(photographs), "half", lambda image: image[::2, ::2])
+    with pytest.raises(ValueError, match="Expected enhancer `half` to return"):
+        data.samples[0].load()
 
 
 @pytest.fixture(scope="module")
-def small(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A YOLO folder of six photographs, 96 pixels wide."""
-    root, _ = script.write_yolo(sample_set(), tmp_path_factory.mktemp("small") / "set")
-    for file in (root.parent / "images").iterdir():
+    root = tmp_path_factory.mktemp("small") / "set"
+    write_yolo(sample_set(), root)
+    for file in (root / "images").iterdir():
         Image.open(file).resize((96, 64)).save(file)
-    return root.parent
+    return root
 
 
 class TestProtocol:
@@ -129,10 +120,22 @@ class TestProtocol:
         assert not any("std" in column for column in script.summary(table[table["seed"] == 0]))
 
     def test_own_test_set(self, script: ModuleType, small: Path, photographs: Path) -> None:
-        args = argparse.Namespace(data=small, test=photographs, levels="none")
+        args = argparse.Namespace(data=small, test=photographs, split=None, levels="none")
         training, testing = script.split(args)
         assert len(training) == 6
         assert [sample.name for sample in testing.samples] == ["0002.png", "0003.png"]
+
+    def test_splits_of_exdark(self, script: ModuleType, exdark: Any, tmp_path: Path) -> None:
+        for number, name in enumerate(("Cat/one.jpg", "Cat/two.jpg", "Cat/three.jpg"), 1):
+            exdark.add(name, "Cat 1 2 20 10", listed=f"6 1 1 {number}")  # a train, a val and a test image
+        args = argparse.Namespace(data=exdark.root, test=None, split=None, levels="none")
+        assert [[s.name for s in part.samples] for part in script.split(args)] == [
+            ["Cat/one.jpg"],
+            ["Cat/three.jpg"],
+        ]
+        (tmp_path / "own.txt").write_text("one.jpg\nthree.jpg\n")
+        args.split = (str(tmp_path / "own.txt"), "val")
+        assert [len(part) for part in script.split(args)] == [2, 1]
 
     @pytest.mark.parametrize(
         ("more", "problem"),
