@@ -9,6 +9,7 @@ from abc import abstractmethod
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glare.evaluate import stages_on
@@ -62,6 +63,8 @@ class CodebookStage(Stage):
     lr = 1e-3
     #: Codes that no latent chose for about this many steps start again at a latent of the batch.
     revive_after = 100
+    #: Share of the crops whose latent reaches the decoder as it is: what is too faint to change a code is learned too.
+    not_quantized = 0.5
     #: Share of the discriminator's pull once the decoder listens to it (Esser et al. take 0.8 of it).
     adversarial = 0.8
 
@@ -69,6 +72,9 @@ class CodebookStage(Stage):
         self, model: GLARE, restoration: Restoration | None = None, adversarial_after: int | None = None
     ) -> None:
         super().__init__(model, restoration)
+        #: Reads the mean colour of a 4×4 patch from its latent. Without it the latent first holds grey structure, the
+        #: decoder learns to ignore colour, and so nothing ever asks the encoder for colour again.
+        self.tint = nn.Conv2d(model.config.latent_channels, 3, 1)
         self.listens_after = adversarial_after or 0
         self.discriminator = None if adversarial_after is None else PatchDiscriminator()
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -89,6 +95,9 @@ class CodebookStage(Stage):
         book = self.model.codebook
         latent = book.encode(high).float()
         codes, indices, quantization = book.quantize(latent)
+        if self.training:
+            plain = torch.rand(len(latent), 1, 1, 1, device=latent.device) < self.not_quantized
+            codes = torch.where(plain, latent, codes)
         image = book.decode_codes(codes).float()
         loss, parts = self.restoration(image, high)
         if self.discriminator is not None and torch.is_grad_enabled():
@@ -101,7 +110,9 @@ class CodebookStage(Stage):
                 parts["adversarial_weight"] = weight
                 loss = loss + self.adversarial * weight * adversarial
             loss = loss + own
-        loss = loss + quantization
+        tint = F.l1_loss(self.tint(latent), F.avg_pool2d(high, 4))
+        parts["tint"] = tint.detach()
+        loss = loss + quantization + tint
         if self.training:
             self.step += 1
             self._revive(latent.detach(), indices)
