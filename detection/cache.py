@@ -39,7 +39,7 @@ class Cost:
 
 
 def fingerprint(*parts: str | bytes | Path) -> str:
-    """Return the SHA-256 of texts, bytes and files (their content, not their name) as 64 hexadecimal digits.
+    """Return the SHA-256 of texts, bytes, files and folders (content, not names) as 64 hexadecimal digits.
 
     Raises:
         OSError: if a file cannot be read.
@@ -47,8 +47,10 @@ def fingerprint(*parts: str | bytes | Path) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+            for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
+                if not path.is_dir():
+                    with path.open("rb") as file:
+                        total.update(hashlib.file_digest(file, "sha256").digest())
         else:
             total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
     return total.hexdigest()
@@ -96,11 +98,15 @@ class Cache:
             with np.load(path, allow_pickle=False) as stored:
                 found = Detections(stored["boxes"], stored["scores"], stored["labels"])
                 return found, Cost(*stored["cost"].tolist())
-        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
             found, cost = make()
         with _written(path) as file:
             np.savez(
-                file, boxes=found.boxes, scores=found.scores, labels=found.labels, cost=[cost.ms, cost.mb]
+                file,
+                boxes=found.boxes.astype(np.float64),
+                scores=found.scores.astype(np.float64),
+                labels=found.labels.astype(np.int64),
+                cost=[cost.ms, cost.mb],
             )
         return found, cost
 

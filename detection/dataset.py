@@ -60,6 +60,8 @@ class Sample:
         labels: (N,) int, numbers in the set's `classes`.
         crowd: (N,) bool; a crowd's box is neither to be found nor a mistake when found (COCO's ``iscrowd``).
         light: the name of the light the image was taken in.
+        place: where it was taken, ``indoor`` or ``outdoor``; empty where that is not known.
+        category: the class of the image as a whole, where the set has such; empty otherwise.
         reference: returns the same scene in normal light, where there is such an image.
     """
 
@@ -69,6 +71,8 @@ class Sample:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     light: str = "as stored"
+    place: str = ""
+    category: str = ""
     reference: Callable[[], Pixels] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Average precision: detections matched to the truth by pycocotools once, then summed over any images, any number of times.
+"""Average precision: detections matched to the truth by pycocotools once, then summed over any draw of images.
 
 COCO: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
 VOC: Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", IJCV 2015.
@@ -174,7 +174,8 @@ class Matches:
         return cls(
             tuple(tuple(_ranked(per_image) for per_image in one[size::sizes]) for size in range(sizes)),
             tuple(
-                _ranked([match and _as_voc(match, scored) for match in per_image]) for per_image in one[::sizes]
+                _ranked([match and _as_voc(match, scored) for match in per_image])
+                for per_image in one[::sizes]
             ),
         )
 
@@ -218,6 +219,22 @@ class Matches:
             **by_size,
             **by_class,
         }
+
+    def each(self) -> NDArray[np.float64]:
+        """(I,) mAP50 of each image on its own; NaN where there is nothing to find."""
+        once = np.ones((1, 1), dtype=np.int64)
+        total, occurs = np.zeros((2, len(self.voc[0].wanted)))
+        for ranked in self.coco[0]:
+            order = np.argsort(ranked.image, kind="stable")  # the surest of an image stays its first
+            starts = np.searchsorted(ranked.image[order], np.arange(len(ranked.wanted) + 1))
+            for image in np.flatnonzero(ranked.wanted):
+                its = order[starts[image] : starts[image + 1]]
+                one = Ranked(
+                    np.zeros_like(its), ranked.hit[:, its], ranked.ignored[:, its], ranked.wanted[[image]]
+                )
+                total[image] += one.curves(once, slice(0, 1))[0].coco[0]
+                occurs[image] += 1
+        return np.where(occurs > 0, total / np.maximum(occurs, 1), np.nan)
 
     def resampled(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
         """mAP50 and mAP50-95 of many draws of the images.

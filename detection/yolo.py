@@ -17,12 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections, class_map
+from detection.cache import fingerprint
 from detection.dataset import Pixels
+from detection.detectors import weights_of
 
 # Without these, importing ultralytics looks for a network and may install packages.
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 try:
+    from ultralytics import __version__ as ultralytics_version
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.models.yolo.model import YOLO
 except ModuleNotFoundError as error:
@@ -41,11 +44,21 @@ class YOLODetector:
     Args:
         model: the model, its class names set.
         device: where it computes.
+
+    Attributes:
+        identity: changes with the weights and the program.
     """
 
     def __init__(self, model: YOLO, device: str = "cpu") -> None:
         self._model = model
         self._device = device
+        # Now, since ultralytics folds the normalisation into the convolutions at the first image.
+        network: Any = model.model
+        weights = weights_of(network) if isinstance(network, nn.Module) else fingerprint(Path(str(network)))
+        self.identity = (
+            f"{type(network).__name__} {weights}, score {_MIN_SCORE}, boxes {_MAX_BOXES}, size {_IMAGE_SIZE}, "
+            f"ultralytics {ultralytics_version} torch {torch.__version__} on {torch.device(device).type}"
+        )
 
     @classmethod
     def from_name(cls, name: str | Path, device: str = "cpu") -> YOLODetector:

@@ -12,7 +12,8 @@ from skimage.filters import gaussian
 
 from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
 from detection.dataset import Pixels
-from detection.evaluate import mean_average_precision, psnr, ssim
+from detection.evaluate import psnr, ssim
+from detection.scores import mean_average_precision
 
 
 def sample(
@@ -186,8 +187,8 @@ def square_set() -> Dataset:
     boxes, crowd = np.array([[20.0, 20, 60, 60]]), np.array([False])
     return Dataset(
         (
-            Sample("bright", lambda: square(200), boxes, people, crowd, "day", lambda: square(220)),
-            Sample("dim", lambda: square(100), boxes, people, crowd, "night", lambda: square(220)),
+            Sample("bright", lambda: square(200), boxes, people, crowd, "day", reference=lambda: square(220)),
+            Sample("dim", lambda: square(100), boxes, people, crowd, "night", reference=lambda: square(220)),
         )
     )
 
