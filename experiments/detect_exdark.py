@@ -95,9 +95,7 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache or args.out / "cache")
 
     pictures = Pictures(args.out, data)
-    results = collect(
-        data, detectors, enhancers, cache=cache, lpips=lpips, progress=True, on_image=pictures
-    )
+    results = collect(data, detectors, enhancers, cache=cache, lpips=lpips, progress=True, on_image=pictures)
     day = None if data is clean else collect(clean, detectors, {"raw": raw}, cache=cache)
     if not first:
         return
@@ -155,10 +153,11 @@ class Pictures:
 
 def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> list[str]:
     """What a reader has to know to judge the table."""
-    # The rows of one light, if there are several, all rest on as much; the pool of them is no more photographs.
-    pool = (table["light"] == "all") if table["light"].nunique() > 1 else (table["light"] == "")
-    sizes = table.loc[~pool, ["images", "boxes"]].drop_duplicates()
+    rows = table[table["light"] != "all"] if "place" not in table else table
+    sizes = rows[["images", "boxes"]].drop_duplicates()
     rests = " or ".join(f"{images} images with {boxes} boxes" for images, boxes in sizes.to_numpy())
+    if len(sizes) > 3:
+        rests = f"{sizes['images'].min()} to {sizes['images'].max()} images"
     faults = table.attrs["faults"]
     notes = [
         f"Each row rests on {rests}{f': {clean.note}' if clean.note else ''}.",
@@ -169,7 +168,11 @@ def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> l
         "precision-recall curve, as in PASCAL VOC since 2010.",
         "PSNR (dB) and SSIM (Gaussian window, σ = 1.5) are against the image before darkening, without GT-mean. ms: "
         "mean per image, the enhancer alone. MB: the highest memory of "
-        + ("torch's tensors on the GPU." if args.device.startswith("cuda") else "the whole process meanwhile."),
+        + (
+            "torch's tensors on the GPU."
+            if args.device.startswith("cuda")
+            else "the whole process meanwhile."
+        ),
     ]
     return notes + [f"Left out: {fault}" for fault in faults]
 
