@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,7 +29,7 @@ _COLOURS = (
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as it is printed and written: as many decimals as a column deserves, mostly four."""
-    return table.round({column: _DECIMALS.get(column, 4) for column in table.select_dtypes("float")})
+    return table.round({column: _DECIMALS.get(str(column), 4) for column in table.select_dtypes("float")})
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -37,21 +38,22 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``.
     """
     against = [_against_raw(row) for row in table.to_dict("records")]
-    wanted = (*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50", "PSNR", "SSIM", "LPIPS")
-    wanted = (*wanted, "ms", "detector_ms", "MB", "detector_MB", "images", "boxes")
-    table = table.assign(**{"against raw": against})
+    wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50", "PSNR", "SSIM", "LPIPS"]
+    wanted += ["ms", "detector_ms", "MB", "images", "boxes"]
+    if any(against):
+        table = table.assign(**{"against raw": against})
     return table[[column for column in wanted if column in table]]
 
 
 def details(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rest of `evaluate` that is read more than reckoned with: recall, sizes and AP50 of each class."""
     wanted = [*_KEYS, "AR", "AP_small", "AP_medium", "AP_large"]
-    wanted += [column for column in table if column.startswith("AP50 ")]
+    wanted += [str(column) for column in table if str(column).startswith("AP50 ")]
     return table[[column for column in wanted if column in table]]
 
 
 def _against_raw(row: Mapping[Hashable, Any]) -> str:
-    if not row["verdict"]:
+    if not row.get("verdict"):
         return ""
     low, high = row["dmAP50_low"], row["dmAP50_high"]
     interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
@@ -114,18 +116,20 @@ def side_by_side(rows: Sequence[Sequence[Panel]], classes: Sequence[str], width:
         width: of one panel, in pixels.
     """
     drawn = [[_draw(panel, classes, width) for panel in row] for row in rows]
-    sheet = Image.new(
-        "RGB",
-        (max(sum(panel.width for panel in row) for row in drawn), sum(row[0].height for row in drawn)),
-        "white",
-    )
-    top = 0
-    for row in drawn:
-        left = 0
-        for panel in row:
-            sheet.paste(panel, (left, top))
-            left += panel.width
-        top += row[0].height
+    return stacked([_pasted(row, (1, 0)) for row in drawn])
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures one below the other."""
+    return _pasted(pictures, (0, 1))
+
+
+def _pasted(pictures: Sequence[Image.Image], way: tuple[int, int]) -> Image.Image:
+    sizes = np.array([picture.size for picture in pictures])
+    size = np.where(way, sizes.sum(axis=0), sizes.max(axis=0))
+    sheet = Image.new("RGB", (int(size[0]), int(size[1])), "white")
+    for picture, place in zip(pictures, (sizes.cumsum(axis=0) - sizes) * way, strict=True):
+        sheet.paste(picture, (int(place[0]), int(place[1])))
     return sheet
 
 

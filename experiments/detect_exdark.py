@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from detection import COCO_CLASSES, EXDARK_CLASSES, Dataset, Detections, Sample, darken, sample_set
 from detection.cache import Cache
@@ -30,7 +31,16 @@ from detection.dataset import Pixels
 from detection.detectors import BUILT_IN, detector
 from detection.enhancers import NAMES, enhancer, raw
 from detection.evaluate import collect
-from detection.report import Panel, overview, rounded, save_picture, side_by_side, write_csv, write_markdown
+from detection.report import (
+    Panel,
+    overview,
+    rounded,
+    save_picture,
+    side_by_side,
+    stacked,
+    write_csv,
+    write_markdown,
+)
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
 
@@ -135,20 +145,19 @@ class Pictures:
         self.folder = folder
         self.classes = data.classes
         self.name = ""
-        self.rows: list[list[Panel]] = []
+        self.rows: list[Image.Image] = []
 
     def __call__(self, sample: Sample, seen: Mapping[str, tuple[Pixels, Detections]]) -> None:
         if sample.name != self.name:
             self.name, self.rows = sample.name, []
         labelled = Detections(sample.boxes, np.ones(len(sample.boxes)), sample.labels)
         image = sample.reference() if sample.reference else sample.load()
-        self.rows.append(
-            [Panel("labelled", image, labelled, scores=False)]
-            + [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
-        )
+        panels = [Panel("labelled", image, labelled, scores=False)]
+        panels += [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
+        self.rows.append(side_by_side([panels], self.classes))
         # Written anew with every light, so that it is whole whenever the run ends.
         file = Path(sample.name.replace("/", "_")).with_suffix(".jpg")
-        save_picture(side_by_side(self.rows, self.classes), self.folder / file)
+        save_picture(stacked(self.rows), self.folder / file)
 
 
 def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> list[str]:
