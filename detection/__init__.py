@@ -7,11 +7,15 @@
 
 try:
     from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
-    from detection.coco import read_coco, read_dataset, read_yolo
+    from detection.coco import read_coco, write_coco
+    from detection.darkened import write_darkened
     from detection.dataset import Dataset, Sample, darken
     from detection.detectors import Detector, TorchvisionDetector, detector
     from detection.enhancers import Enhancer, enhancer
     from detection.evaluate import evaluate
+    from detection.exdark import ExDark
+    from detection.folders import read_dark_face, read_yolo, write_yolo
+    from detection.readers import read_dataset
     from detection.sample import sample_set
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "skimage"):
@@ -27,6 +31,7 @@ __all__ = [
     "Detections",
     "Detector",
     "Enhancer",
+    "ExDark",
     "Sample",
     "TorchvisionDetector",
     "darken",
@@ -34,7 +39,11 @@ __all__ = [
     "enhancer",
     "evaluate",
     "read_coco",
+    "read_dark_face",
     "read_dataset",
     "read_yolo",
     "sample_set",
+    "write_coco",
+    "write_darkened",
+    "write_yolo",
 ]

@@ -62,6 +62,31 @@ def class_map(source: Sequence[str], target: Sequence[str]) -> NDArray[np.int64]
     return np.array([numbers.get(coco_name(name), -1) for name in source], dtype=np.int64)
 
 
+def check_classes(names: Sequence[str], classes: Sequence[str], where: object) -> None:
+    """Raise a ValueError if no class of a set is among those to keep; `where` says which set."""
+    if (class_map(names, classes) < 0).all():
+        raise ValueError(
+            f"Expected a class of {where} to be one of {', '.join(classes)} but got {', '.join(names)}."
+        )
+
+
+def clip(
+    boxes: NDArray[np.float64], width: float, height: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Cut boxes to an image.
+
+    Args:
+        boxes: (N, 4), x1 y1 x2 y2 in pixels.
+        width: of the image.
+        height: of the image.
+
+    Returns:
+        The boxes, (N, 4), and of which of them something remains, (N,).
+    """
+    inside = np.clip(boxes, 0, [width, height, width, height])
+    return inside, (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+
+
 @dataclass(frozen=True)
 class Detections:
     """What a detector found in one image.

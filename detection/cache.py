@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from detection.boxes import Detections
-from detection.dataset import Pixels, open_image
+from detection.dataset import Pixels, open_image, whole_file
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class Cache:
             pixels, cost = make()
         about = PngInfo()
         about.add_text("cost", json.dumps(asdict(cost)))
-        with _written(path) as file:
-            Image.fromarray(pixels).save(file, format="PNG", compress_level=1, pnginfo=about)
+        with whole_file(path) as beside:
+            Image.fromarray(pixels).save(beside, format="PNG", compress_level=1, pnginfo=about)
         return pixels, cost, path
 
     def detections(
@@ -100,7 +97,7 @@ class Cache:
                 return found, Cost(*stored["cost"].tolist())
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
             found, cost = make()
-        with _written(path) as file:
+        with whole_file(path) as beside, beside.open("wb") as file:
             np.savez(
                 file,
                 boxes=found.boxes.astype(np.float64),
@@ -113,15 +110,3 @@ class Cache:
     def _path(self, kind: str, image: Pixels, identity: str, suffix: str) -> Path:
         name = fingerprint(kind, identity, str(image.shape), image.tobytes())
         return self.folder / kind / f"{name}{suffix}"
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

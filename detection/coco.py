@@ -1,36 +1,23 @@
-"""Readers of labelled sets: a COCO JSON file with its images, and a folder in YOLO's layout."""
+"""COCO JSON files, read and written.
+
+Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml  # type: ignore[import-untyped]
+from detection.boxes import EXDARK_CLASSES, check_classes, class_map
+from detection.dataset import Dataset, Sample, file_sample, load_image, open_image, whole_file
 
-from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, class_map
-from detection.dataset import Dataset, Sample, load_image, open_image
-
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-
-
-def read_dataset(
-    path: str | Path, *, images: str | Path | None = None, classes: Sequence[str] = EXDARK_CLASSES
-) -> Dataset:
-    """Read a COCO JSON file (`read_coco`) or a folder in YOLO's layout (`read_yolo`).
-
-    Raises:
-        FileNotFoundError: if there is neither at `path`.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return read_yolo(path, classes=classes)
-    if path.is_file():
-        return read_coco(path, images, classes=classes)
-    raise FileNotFoundError(f"Expected a COCO JSON file or a YOLO folder at {path} but there is neither.")
+# What a sample knows beyond COCO's own fields stands under this key of its image.
+_OURS = "sample"
 
 
 def read_coco(
@@ -45,7 +32,8 @@ def read_coco(
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
     Returns:
-        The set with all images of the file, also those without boxes.
+        The set with all images of the file, also those without boxes. What `write_coco` or `write_darkened`
+        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back.
 
     Raises:
         FileNotFoundError: if the file, or a folder with its images, is not there.
@@ -58,7 +46,7 @@ def read_coco(
         to_label = dict(
             zip((c["id"] for c in content["categories"]), class_map(names, classes).tolist(), strict=True)
         )
-        entries = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
+        entries = {entry["id"]: (str(entry["file_name"]), _ours(entry)) for entry in content["images"]}
         marks: dict[Any, list[dict[str, Any]]] = {number: [] for number in entries}
         for mark in content["annotations"]:
             width, height = mark["bbox"][2:]
@@ -66,24 +54,32 @@ def read_coco(
                 marks[mark["image_id"]].append(mark)
     except (KeyError, TypeError, ValueError) as error:  # also what is no JSON or no text at all
         raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck: {error!r}.") from error
-    _check_classes(names, classes, annotations)
-    first = next(iter(entries.values()), "")
+    check_classes(names, classes, annotations)
+    first, _ = next(iter(entries.values()), ("", {}))
     folder = _image_folder(annotations, first) if images is None else Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected argument `images` to be a folder but there is none at {folder}.")
-    return Dataset(
-        tuple(
-            _sample(
-                name,
-                folder / name,
-                [[x, y, x + w, y + h] for x, y, w, h in (mark["bbox"] for mark in marks[number])],
-                [to_label[mark["category_id"]] for mark in marks[number]],
-                [bool(mark.get("iscrowd", 0)) for mark in marks[number]],
-            )
-            for number, name in entries.items()
-        ),
-        tuple(classes),
-    )
+    samples = []
+    for number, (name, about) in entries.items():
+        sample = file_sample(
+            about.pop("name", name),
+            folder / name,
+            [[x, y, x + w, y + h] for x, y, w, h in (mark["bbox"] for mark in marks[number])],
+            [to_label[mark["category_id"]] for mark in marks[number]],
+            [bool(mark.get("iscrowd", 0)) for mark in marks[number]],
+        )
+        clean = about.pop("reference", None)
+        reference = None if clean is None else partial(load_image, folder / clean)
+        samples.append(replace(sample, reference=reference, **about))
+    info = content.get("info")
+    note = info.get("note", "") if isinstance(info, dict) else ""
+    return Dataset(tuple(samples), tuple(classes), note=str(note))
+
+
+def _ours(entry: dict[str, Any]) -> dict[str, Any]:
+    about = entry.get(_OURS)
+    known = ("name", "light", "place", "category", "reference")
+    return {key: str(about[key]) for key in known if key in about} if isinstance(about, dict) else {}
 
 
 def _image_folder(annotations: Path, name: str) -> Path:
@@ -98,111 +94,71 @@ def _image_folder(annotations: Path, name: str) -> Path:
     )
 
 
-def read_yolo(
-    root: str | Path, *, names: Sequence[str] | None = None, classes: Sequence[str] = EXDARK_CLASSES
-) -> Dataset:
-    """Read a folder in YOLO's layout; of each image only the header is opened, for its size.
+def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = None) -> None:
+    """Write a set as a COCO JSON file, from which `read_coco` reads the same; of each image the header is opened.
 
     Args:
-        root: a folder with ``images/`` and, under the same relative names, ``labels/`` (``class cx cy w h``,
-            relative to the image's size); an image without a label file has no objects.
-        names: what the class numbers mean; by default what ``data.yaml`` in `root` says, and without that
-            file the eighty classes of COCO.
-        classes: the classes to keep; boxes of any other class are left out.
-
-    Returns:
-        The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
-        are label files without an image.
+        dataset: a set whose images are files; one that is darkened when it is loaded is for `write_darkened`.
+        file: the JSON file.
+        images: the folder that the file names in it start from; by default the folder of `file`. Name the same
+            one to `read_coco`.
 
     Raises:
-        FileNotFoundError: if there are no images.
-        ValueError: if none of the names is among `classes`.
+        ValueError: if an image is no file, or lies outside the folder.
+        OSError: if an image is not there or its header cannot be read.
     """
-    root = Path(root)
-    files = sorted(p for p in (root / "images").rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"Expected images in {root / 'images'} but found none.")
-    names = names or _names_in_yaml(root / "data.yaml") or COCO_CLASSES
-    _check_classes(names, classes, root)
-    to_label = class_map(names, classes)
-    samples: list[Sample] = []
-    faults = _labels_without_image(root, files)
-    for file in files:
-        relative = file.relative_to(root / "images")
-        try:
-            with open_image(file) as image:
-                width, height = image.size
-            marks = _yolo_labels((root / "labels" / relative).with_suffix(".txt"), len(names))
-        except (OSError, ValueError) as error:
-            faults.append(f"{relative.as_posix()}: {error}")
-            continue
-        kept = [(int(to_label[number]), box) for number, box in marks if to_label[number] >= 0]
-        samples.append(
-            _sample(
-                relative.as_posix(),
-                file,
-                [
-                    [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-                    for _, (cx, cy, w, h) in kept
-                ],
-                [label for label, _ in kept],
-                [False] * len(kept),
-            )
-        )
-    return Dataset(tuple(samples), tuple(classes), faults=tuple(faults))
-
-
-def _labels_without_image(root: Path, files: Sequence[Path]) -> list[str]:
-    images = {file.relative_to(root / "images").with_suffix("") for file in files}
-    labels = sorted(file.relative_to(root / "labels") for file in (root / "labels").rglob("*.txt"))
-    # `classes.txt` is what labelling tools leave beside the labels.
-    return [
-        f"labels/{label.as_posix()}: there is no image of this name"
-        for label in labels
-        if label.with_suffix("") not in images and label.name != "classes.txt"
-    ]
-
-
-def _names_in_yaml(file: Path) -> list[str] | None:
-    if not file.is_file():
-        return None
-    names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+    file = Path(file)
+    folder = os.path.abspath(file.parent if images is None else images)
+    entries = []
+    for sample in dataset.samples:
+        if sample.path is None:
             raise ValueError(
-                f"Expected the numbers of {file} to be 0 to {len(names) - 1} but got {list(names)}."
+                f"Expected argument `dataset` to hold files but {sample.name} ({sample.light}) is none; "
+                "write_darkened writes what is darkened when it is loaded."
             )
-        names = [names[number] for number in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise ValueError(f"Expected a list `names` in {file} but got {names!r}.")
-    return [str(name) for name in names]
+        path = Path(os.path.abspath(sample.path))  # as it is spelt: links are not followed
+        if not path.is_relative_to(folder):
+            raise ValueError(f"Expected argument `images` to be a folder above {path} but got {folder}.")
+        with open_image(path) as image:
+            size = image.size
+        entries.append(image_entry(sample, path.relative_to(folder).as_posix(), size))
+    write_entries(dataset, entries, file)
 
 
-def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
-    marks = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        fields = line.split()
-        if not fields:
-            continue
-        number, box = int(fields[0]), [float(field) for field in fields[1:]]
-        if len(box) != 4 or not 0 <= number < classes:
-            raise ValueError(f"expected `class cx cy w h` with a class below {classes} but got {line!r}")
-        marks.append((number, box))
-    return marks
+def image_entry(
+    sample: Sample, file_name: str, size: tuple[int, int], reference: str | None = None
+) -> dict[str, Any]:
+    """Return what a COCO JSON file says of an image: where it lies, its (width, height), and what is ours."""
+    ours = {"name": sample.name, "light": sample.light, "place": sample.place, "category": sample.category}
+    plain = {"name": file_name, "light": Sample.light, "place": "", "category": ""}
+    about = {key: value for key, value in ours.items() if value != plain[key]}
+    if reference is not None:
+        about["reference"] = reference
+    entry = {"file_name": file_name, "width": size[0], "height": size[1]}
+    return entry | {_OURS: about} if about else entry
 
 
-def _check_classes(names: Sequence[str], classes: Sequence[str], where: Path) -> None:
-    if (class_map(names, classes) < 0).all():
-        raise ValueError(
-            f"Expected a class of {where} to be one of {', '.join(classes)} but got {', '.join(names)}."
-        )
+def write_entries(dataset: Dataset, entries: Iterable[dict[str, Any]], file: Path) -> None:
+    """Write a COCO JSON file of a set and the `image_entry` of each of its samples; all ids start at 1.
 
-
-def _sample(name: str, path: Path, boxes: list[list[float]], labels: list[int], crowd: list[bool]) -> Sample:
-    return Sample(
-        name,
-        partial(load_image, path),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        np.array(labels, dtype=np.int64),
-        np.array(crowd, dtype=np.bool_),
-    )
+    pycocotools never matches an annotation whose id is 0, and says nothing.
+    """
+    marks = [
+        {
+            "image_id": number,
+            "category_id": int(label) + 1,
+            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+            "area": float((x2 - x1) * (y2 - y1)),
+            "iscrowd": int(crowd),
+        }
+        for number, sample in enumerate(dataset.samples, 1)
+        for (x1, y1, x2, y2), label, crowd in zip(sample.boxes, sample.labels, sample.crowd, strict=True)
+    ]
+    content = {
+        "info": {"note": dataset.note},
+        "images": [{"id": number, **entry} for number, entry in enumerate(entries, 1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.classes, 1)],
+        "annotations": [{"id": number, **mark} for number, mark in enumerate(marks, 1)],
+    }
+    with whole_file(file) as beside:
+        beside.write_text(json.dumps(content), encoding="utf-8")

@@ -1,22 +1,28 @@
-"""A labelled set of images, and its darkened copy."""
+"""A labelled set of images, and the same as it would look in little light."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
-from detection.boxes import EXDARK_CLASSES
+from detection.boxes import EXDARK_CLASSES, clip
 from glare.data.degrade import degrade, generator_for, sample_cast, sample_exposure
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+"""Endings, in lower case, of the files that are taken for images."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -60,9 +66,10 @@ class Sample:
         labels: (N,) int, numbers in the set's `classes`.
         crowd: (N,) bool; a crowd's box is neither to be found nor a mistake when found (COCO's ``iscrowd``).
         light: the name of the light the image was taken in.
-        place: where it was taken, ``indoor`` or ``outdoor``; empty where that is not known.
-        category: the class of the image as a whole, where the set has such; empty otherwise.
         reference: returns the same scene in normal light, where there is such an image.
+        place: ``indoor``, ``outdoor``, or empty where the set does not say.
+        category: what the image as a whole is said to show, or empty where the set does not say.
+        path: the file that `load` reads; None where the pixels are made when they are loaded.
     """
 
     name: str
@@ -71,9 +78,87 @@ class Sample:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     light: str = "as stored"
+    reference: Callable[[], Pixels] | None = None
     place: str = ""
     category: str = ""
-    reference: Callable[[], Pixels] | None = None
+    path: Path | None = None
+
+
+def file_sample(
+    name: str,
+    path: Path,
+    boxes: ArrayLike,
+    labels: Sequence[int],
+    crowd: Sequence[bool] | None = None,
+) -> Sample:
+    """Return the sample of an image file and its boxes, (N, 4); none of them is a crowd unless `crowd` says so."""
+    return Sample(
+        name,
+        partial(load_image, path),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(labels, dtype=np.int64),
+        np.array([False] * len(labels) if crowd is None else crowd, dtype=np.bool_),
+        path=path,
+    )
+
+
+def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[str]]:
+    """Cut the boxes of a sample to its image and drop those of which nothing remains.
+
+    Returns:
+        The sample, and one line each on what was cut and what was dropped.
+    """
+    boxes, remains = clip(sample.boxes, width, height)
+    # Less than that is the rounding of a label file, and nothing to tell of.
+    cut = remains & (np.abs(boxes - sample.boxes) > 0.01).any(axis=1)
+    whole = f"boxes, as the image measures {width}×{height} pixels"
+    faults = [
+        f"{sample.name}: {what} {number} of {len(boxes)} {whole}"
+        for what, number in (("cut", cut.sum()), ("dropped", (~remains).sum()))
+        if number
+    ]
+    kept = replace(sample, boxes=boxes[remains], labels=sample.labels[remains], crowd=sample.crowd[remains])
+    return kept, faults
+
+
+def numbers(fields: Sequence[str]) -> list[float]:
+    """Return the numbers that words of a label file stand for.
+
+    Raises:
+        ValueError: if one is no number, or none a box could have.
+    """
+    values = [float(field) for field in fields]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"expected finite numbers but got {' '.join(fields)!r}")
+    return values
+
+
+def relative_name(name: str) -> Path:
+    """Return the name of a sample as the path of a file below some folder.
+
+    Raises:
+        ValueError: if it would lie outside the folder; the names of a COCO JSON may be anything.
+    """
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(
+            f"Expected argument `dataset` to have names of files below a folder but got {name!r}."
+        )
+    return Path(name)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; what was written takes the place of `path` at the end.
+
+    A run that is stopped so leaves no half file under a name that a later run trusts.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +169,7 @@ class Dataset:
         samples: the images.
         classes: the names that the labels number.
         note: what a reader of a result on this set has to know.
-        faults: what could not be read, one line each.
+        faults: what could not be read or had to be mended, one line each.
     """
 
     samples: tuple[Sample, ...]
@@ -101,7 +186,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
 
     The images are darkened when they are loaded. The light and the noise of an image depend on
     ``(seed, name, level)`` alone: whoever loads it gets the same pixels. All levels of one photograph follow
-    each other.
+    each other. `write_darkened` does the same to files.
 
     Args:
         dataset: a set in normal light.
@@ -118,9 +203,10 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
     samples = [
         replace(
             sample,
-            load=partial(_darkened, sample.load, sample.name, level, seed),
+            load=partial(_load_darkened, sample.load, sample.name, level, seed),
             light=level,
             reference=sample.load,
+            path=None,
         )
         for sample in dataset.samples
         for level in levels
@@ -128,11 +214,15 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
     return replace(dataset, samples=tuple(samples))
 
 
-def _darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:
+def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:
+    return darkened(load(), name, level, seed)
+
+
+def darkened(clean: Pixels, name: str, level: str, seed: int) -> Pixels:
+    """Return one image, (H, W, 3) uint8 RGB, in little light: a function of the arguments alone."""
     generator = generator_for(seed, name, level)
-    clean = torch.tensor(load()).permute(2, 0, 1).float() / 255
     dark = degrade(
-        clean,
+        torch.tensor(clean).permute(2, 0, 1).float() / 255,
         exposure=sample_exposure(level, generator),
         cast=sample_cast(generator),
         generator=generator,

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from mimetypes import guess_type
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.dataset import Pixels
+from detection.dataset import IMAGE_SUFFIXES, Pixels
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -210,7 +209,7 @@ class Folder:
         self.path = Path(path)
         self._files: dict[str, list[Path]] = {}
         for file in sorted(self.path.rglob("*")):
-            if str(guess_type(file.name)[0]).startswith("image/"):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
                 *folders, name = file.relative_to(self.path).with_suffix("").parts
                 for start in range(len(folders) + 1):
                     self._files.setdefault(_key(*folders[start:], name), []).append(file)

@@ -164,8 +164,10 @@ def features(name: str | Path = "yolo26n.pt") -> Callable[[torch.Tensor], list[t
         (B, 3, H, W) in [0,1], H and W multiples of 32, RGB -> maps at 1/8, 1/16 and 1/32 of the size; differentiable,
         and on whatever device the images are.
     """
-    network: Any = YOLO(str(name), task="detect").model.eval().requires_grad_(False).fuse(verbose=False)
-    head, seen = network.model[-1], nn.Identity()
+    network: Any = YOLO(str(name), task="detect").model
+    network.eval().requires_grad_(False).fuse(verbose=False)
+    head = network.model[-1]
+    seen: Any = nn.Identity()
     # In the head's place ultralytics hands over what the head would have read.
     seen.f, seen.i, seen.type, seen.np = head.f, head.i, "Identity", 0
     network.model[-1] = seen

@@ -5,6 +5,7 @@ twelve-class detector. Writes ``results.csv``, ``results.md`` and one side-by-si
 
     python experiments/detect_exdark.py
     python experiments/detect_exdark.py --data my_set/annotations.json --enhancers raw,glare,my_module:enhance
+    python experiments/detect_exdark.py --data exdark --split test
 
 A run that was killed goes on where it was. ``accelerate launch`` in place of ``python`` shares the photographs among
 processes or machines; the table is the same.
@@ -24,9 +25,17 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from detection import COCO_CLASSES, EXDARK_CLASSES, Dataset, Detections, Sample, darken, sample_set
+from detection import (
+    COCO_CLASSES,
+    EXDARK_CLASSES,
+    Dataset,
+    Detections,
+    Sample,
+    darken,
+    read_dataset,
+    sample_set,
+)
 from detection.cache import Cache
-from detection.coco import read_dataset
 from detection.dataset import Pixels
 from detection.detectors import BUILT_IN, detector
 from detection.enhancers import NAMES, enhancer, raw
@@ -49,7 +58,12 @@ CLASSES = {"exdark": EXDARK_CLASSES, "coco": COCO_CLASSES}
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a COCO JSON or a YOLO folder (default: the built-in set)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a folder of ExDark, DARK FACE or YOLO's layout, or a COCO JSON (default: the built-in set)",
+    )
+    parser.add_argument("--split", help="of ExDark: train, val, test or a file of names (default: test)")
     parser.add_argument("--images", type=Path, help="folder with the images of the COCO JSON")
     parser.add_argument(
         "--classes", choices=CLASSES, default="exdark", help="classes to find (default: exdark)"
@@ -68,8 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--levels",
-        default=",".join(LEVELS),
-        help="how dark to make the images; `none` if they are dark already (default: %(default)s)",
+        help="how dark to make the images, or `none` if they are dark already (default: "
+        f"{','.join(LEVELS)}; `none` for a set that says what light it was taken in, as ExDark does)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -90,11 +104,12 @@ def run(args: argparse.Namespace) -> None:
     if args.data is None:
         clean = sample_set()
     else:
-        clean = read_dataset(args.data, images=args.images, classes=CLASSES[args.classes])
+        clean = read_dataset(args.data, images=args.images, split=args.split, classes=CLASSES[args.classes])
     first = join(args)
     for fault in clean.faults if first else ():
-        print(f"Left out: {fault}", flush=True)
-    levels = args.levels.split(",")
+        print(f"Fault: {fault}", flush=True)
+    dark_already = any(sample.light != Sample.light for sample in clean.samples)
+    levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
     enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     names = args.detector.split(",")
@@ -183,7 +198,7 @@ def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> l
             else "the whole process meanwhile."
         ),
     ]
-    return notes + [f"Left out: {fault}" for fault in faults]
+    return notes + [f"Fault: {fault}" for fault in faults]
 
 
 if __name__ == "__main__":

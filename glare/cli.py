@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import glare
 from glare import weights
-from glare.evaluate import evaluate_pairs
+from glare.evaluate import FIGURES, evaluate_pairs
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
 
@@ -110,12 +110,14 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Measure untouched images, gamma and GLARE against the references."""
-    scores = evaluate_pairs(weights.load(args.weights).to(args.device), args.pairs)
-    names = list(next(iter(scores.values())))
-    print(f"{'':12}" + "".join(f"{name:>14}" for name in names))
-    for method, row in scores.items():
-        print(f"{method:12}" + "".join(f"{row[name]:14.3f}" for name in names))
+    """Measure untouched images, gamma and GLARE against the references, and what the stages do."""
+    found = evaluate_pairs(weights.load(args.weights).to(args.device), args.pairs)
+    print(f"{'':12}" + "".join(f"{name:>14}" for name in FIGURES))
+    for method, row in found.methods.items():
+        print(f"{method:12}" + "".join(f"{row[name]:14.3f}" for name in FIGURES))
+    print()
+    for name, value in found.stages.items():
+        print(f"{name:32}{value:10.3f}")
     return 0
 
 

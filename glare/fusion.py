@@ -76,17 +76,17 @@ def _sampled_convolution(code: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     b, c, height, width = code.shape
     groups = mask.shape[1] // 9
     tap = torch.arange(9, device=code.device)
-    shift = offset.view(b * groups, 9, 2, height, width)
+    shift = offset.reshape(b * groups, 9, 2, height, width)
     y = shift[:, :, 0] + torch.arange(height, device=code.device)[:, None] + (tap // 3 - 1)[:, None, None]
     x = shift[:, :, 1] + torch.arange(width, device=code.device) + (tap % 3 - 1)[:, None, None]
     grid = torch.stack(((2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0), -1)
     taps = F.grid_sample(
         code.reshape(b * groups, c // groups, height, width),
-        grid.view(b * groups, 9 * height, width, 2),
+        grid.reshape(b * groups, 9 * height, width, 2),
         align_corners=False,
     )
-    taps = taps.view(b, groups, c // groups, 9, height, width) * mask.view(b, groups, 1, 9, height, width)
-    return F.conv2d(taps.view(b, 9 * c, height, width), weight.reshape(len(weight), 9 * c, 1, 1), bias)
+    taps = taps.view(b, groups, c // groups, 9, height, width) * mask.reshape(b, groups, 1, 9, height, width)
+    return F.conv2d(taps.reshape(b, 9 * c, height, width), weight.reshape(len(weight), 9 * c, 1, 1), bias)
 
 
 class Fusion(nn.Module):

@@ -124,6 +124,36 @@ def save(
     return beside.replace(folder / FILE)
 
 
+def push_to_hub(name: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload a set of weights, its card with it, to the Hugging Face Hub; `load` then takes ``repo_id``.
+
+    Args:
+        name: see `find`; what is uploaded is loaded first, so that nothing broken is.
+        repo_id: ``owner/name``, created where it does not exist.
+        private: whether a new repository is.
+        token: of the hub; by default the one that ``hf auth login`` stored.
+
+    Returns:
+        the address of the commit.
+
+    Raises:
+        FileNotFoundError, ValueError: see `find` and `load`.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    path = find(name)
+    load(path)
+    files = {FILE: path, CARD: path.with_name(CARD)}
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(target, file) for target, file in files.items() if file.is_file()],
+        commit_message=f"Weights of GLARE, sha256 {sha256(path)}",
+    )
+    return str(commit.commit_url)
+
+
 def sha256(path: str | Path) -> str:
     """Hexadecimal digest of a file."""
     with open(path, "rb") as file:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from detection.coco import read_coco
-from detection.dataset import Dataset, load_image
+from detection.dataset import Dataset, Sample, load_image
 
 # Where each photograph lies in its package, so that no package has to be imported to find it.
 _PHOTOGRAPHS = {
@@ -34,9 +34,13 @@ def sample_set() -> Dataset:
     labelled = read_coco(Path(__file__).with_name("annotations.json"), Path(__file__).parent)
     return replace(
         labelled,
-        samples=tuple(replace(s, load=partial(load_image, _photograph(s.name))) for s in labelled.samples),
+        samples=tuple(_at(sample, _photograph(sample.name)) for sample in labelled.samples),
         note="six photographs, a demonstration and no measurement",
     )
+
+
+def _at(sample: Sample, path: Path) -> Sample:
+    return replace(sample, load=partial(load_image, path), path=path)
 
 
 def _photograph(name: str) -> Path:

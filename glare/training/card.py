@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from glare import weights
+from glare.evaluate import FIGURES, Evaluation
 from glare.model import GLARE
 
+#: Images that a card names as failures.
+WORST = 5
 
-def write_card(
-    folder: Path, name: str, terms: str, scores: Mapping[str, Mapping[str, float]], pairs: str
-) -> Path:
+
+def write_card(folder: Path, name: str, terms: str, found: Evaluation, pairs: str) -> Path:
     """Write ``folder/README.md`` beside the weights there.
 
     Args:
         folder: holds ``model.safetensors``.
         name: by which the weights are loaded.
         terms: the terms of the data that the weights were trained on, for their users.
-        scores: a row per method, figures by name (`glare.evaluate.evaluate_pairs`).
+        found: what `glare.evaluate.evaluate_pairs` says of these weights.
         pairs: name of the pairs that were measured on.
     """
     model = GLARE.from_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    figures = list(next(iter(scores.values())))
+    hours = sum(entry["minutes"] for entry in weights.history(folder)) / 60.0
+    worst = sorted(found.images, key=lambda image: found.images[image]["PSNR"])[:WORST]
     lines = [
         "---",
         "license: other",
@@ -44,10 +47,31 @@ def write_card(
         "brightness of the reference: they use the answer, and even plain gamma looks good in them.",
         "",
         *_table(
-            ["", *figures], [[name, *(f"{row[f]:.3f}" for f in figures)] for name, row in scores.items()]
+            ["", *FIGURES],
+            [[name, *(f"{row[f]:.3f}" for f in FIGURES)] for name, row in found.methods.items()],
         ),
         "",
+        "What stages I and II do there: the codebook's reconstruction of the reference (dB), the share of the codes",
+        "that the references use, and how near to the reference's latent and its codes the low-light image leads,",
+        "through the flow and by the conditional encoder's mean alone.",
+        "",
+        *_table(["", "mean"], [[name, f"{value:.3f}"] for name, value in found.stages.items()]),
+        "",
+        "## Known failures",
+        "",
+        f"The {len(worst)} images of `{pairs}` that come out worst:",
+        "",
+        *_table(
+            ["", *FIGURES],
+            [[image, *(f"{found.images[image][f]:.3f}" for f in FIGURES)] for image in worst],
+        ),
+        "",
+        "Where the plain figure is low and the one with GT-mean is not, the brightness of the scene was missed, which",
+        "one dark image does not tell; where both are low, colour or detail is wrong.",
+        "",
         "## Training",
+        "",
+        f"{hours:.1f} hours in all.",
         "",
         *_table(
             ["stage", "steps", "crops", "minutes", "on", "data", "command"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -32,6 +33,12 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
         "--features",
         help="MODULE:CALLABLE[:ARGUMENT], e.g. detection.yolo:features:yolo26n.pt, what a frozen detector sees: "
         "a term of the loss in stage III",
+    )
+    parser.add_argument(
+        "--adversarial-after",
+        type=int,
+        metavar="STEPS",
+        help="a patch discriminator in stage I, to which the decoder listens after so many steps (default: none)",
     )
     parser.add_argument("--steps", type=int, default=20_000, help="optimiser steps (default 20000)")
     parser.add_argument("--max-minutes", type=float, help="wall-clock limit")
@@ -74,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected argument `steps` to be at least 1 but got {args.steps}.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
-    if args.stage == "flow" and args.perceptual or args.stage != "fusion" and args.features:
+    if (args.stage == "flow" and args.perceptual) or (args.stage != "fusion" and args.features):
         raise ValueError("--perceptual belongs to the stages codebook and fusion, --features to fusion.")
+    if args.adversarial_after is not None and args.stage != "codebook":
+        raise ValueError("--adversarial-after belongs to stage codebook.")
     data = Crops(
         args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
     )
@@ -101,10 +110,12 @@ def run(args: argparse.Namespace) -> int:
         LPIPS(args.perceptual).to(device) if args.perceptual else None,
         load_features(args.features) if args.features else None,
     )
-    folder = train(build_stage(args.stage, model, restoration, args.joint), data, args.val, settings)
+    stage = build_stage(args.stage, model, restoration, args.joint, args.adversarial_after)
+    folder = train(stage, data, args.val, settings)
     if args.stage == "fusion" and args.val:
-        scores = evaluate_pairs(weights.load(folder), args.val)
-        write_card(folder, _path(folder), args.terms, scores, _name(args.val))
+        write_card(
+            folder, _path(folder), args.terms, evaluate_pairs(weights.load(folder), args.val), _name(args.val)
+        )
     print(f"Weights: {folder}")
     return 0
 
@@ -121,13 +132,16 @@ def _name(path: Path) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """The arguments that make a difference, with the data sets' names for their paths."""
-    words = ["glare train", args.stage]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = f"torchrun --nproc-per-node {processes} -m glare train" if processes > 1 else "glare train"
+    words = [launcher, args.stage]
     words += [f"--pairs {_name(folder)}" for folder in args.pairs]
     words += [f"--photos {_name(folder)}" for folder in args.photos]
     words += [f"--val {_name(args.val)}"] if args.val else []
     words += [f"--init {_path(Path(args.init))}"] if args.init else [f"--preset {args.preset}"]
     words += ["--joint"] if args.joint else []
     words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []
+    words += [] if args.adversarial_after is None else [f"--adversarial-after {args.adversarial_after}"]
     if args.features:
         *names, last = args.features.split(":")
         words += [f"--features {':'.join([*names, Path(last).name])}"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2.functional import resize
@@ -115,7 +115,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         FloatingPointError: at a loss that is not finite or has exploded, naming the step, the images and the layer;
             the last checkpoint stays.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    # Left to itself accelerate takes several processes for several GPUs.
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
     set_seed(settings.seed, device_specific=True)
     out = settings.out
     out.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     this_run = {"stage": settings.name, "config": stage.model.config.to_dict()}
     step, elapsed, best = 0, 0.0, -math.inf
+    per_step = settings.batch * accelerator.num_processes
     if (out / CHECKPOINT).exists():
         state = torch.load(out / CHECKPOINT, weights_only=True, map_location=accelerator.device)
         if state["run"] != this_run:
@@ -137,12 +140,11 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     else:
         low, high = (
             torch.stack(t).to(accelerator.device)
-            for t in zip(*(data[i] for i in range(settings.batch)), strict=True)
+            for t in zip(*(data[i] for i in range(per_step)), strict=True)
         )
         stage.eval().start(low, high)
         average = Average(parameters)
     wrapped, optimizer = accelerator.prepare(stage.train(), optimizer)
-    per_step = settings.batch * accelerator.num_processes
     loader = DataLoader(
         data,
         batch_size=settings.batch,
@@ -159,7 +161,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         by_time = 0.0
         if settings.max_minutes:
             by_time = (elapsed + time.monotonic() - began) / (60.0 * settings.max_minutes)
-        return max(step / settings.steps, by_time)
+        # By the clock of the main process: all must take the same learning rate and stop at the same step.
+        done = torch.tensor(max(step / settings.steps, by_time), device=accelerator.device)
+        return float(broadcast(done))
 
     def history() -> list[dict[str, Any]]:
         done = {
@@ -209,9 +213,10 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         last_checkpoint = time.monotonic()
 
     for low, high in loader:
-        if progress() >= 1.0:
+        done = progress()
+        if done >= 1.0:
             break
-        rate = peak * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress())))
+        rate = peak * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(hash((settings.seed, step, accelerator.process_index)))

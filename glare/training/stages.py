@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from glare.evaluate import stages_on
 from glare.flow import negative_log_likelihood
 from glare.metrics import psnr, ssim
 from glare.model import GLARE
+from glare.training.discriminator import PatchDiscriminator, adaptive_weight
 from glare.training.losses import Restoration
 
 Logs = dict[str, Tensor]
@@ -60,9 +62,17 @@ class CodebookStage(Stage):
     lr = 1e-3
     #: Codes that no latent chose for about this many steps start again at a latent of the batch.
     revive_after = 100
+    #: Share of the discriminator's pull once the decoder listens to it (Esser et al. take 0.8 of it).
+    adversarial = 0.8
 
-    def __init__(self, model: GLARE, restoration: Restoration | None = None) -> None:
+    def __init__(
+        self, model: GLARE, restoration: Restoration | None = None, adversarial_after: int | None = None
+    ) -> None:
         super().__init__(model, restoration)
+        self.listens_after = adversarial_after or 0
+        self.discriminator = None if adversarial_after is None else PatchDiscriminator()
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.step: Tensor
         self.register_buffer("unused", torch.zeros(model.config.codes), persistent=True)
         self.unused: Tensor
 
@@ -81,8 +91,19 @@ class CodebookStage(Stage):
         codes, indices, quantization = book.quantize(latent)
         image = book.decode_codes(codes).float()
         loss, parts = self.restoration(image, high)
+        if self.discriminator is not None and torch.is_grad_enabled():
+            own = self.discriminator.own_loss(image, high)
+            parts["discriminator"] = own.detach()
+            # The discriminator learns from the start; the decoder listens once that knows what a photograph is.
+            if self.step >= self.listens_after:
+                adversarial = self.discriminator.loss_for(image)
+                weight = adaptive_weight(loss, adversarial, book.decoder.conv_out.weight)
+                parts["adversarial_weight"] = weight
+                loss = loss + self.adversarial * weight * adversarial
+            loss = loss + own
         loss = loss + quantization
         if self.training:
+            self.step += 1
             self._revive(latent.detach(), indices)
         used = torch.bincount(indices.flatten(), minlength=len(self.unused)).float()
         p = used / used.sum()
@@ -98,19 +119,27 @@ class CodebookStage(Stage):
     def _revive(self, latent: Tensor, indices: Tensor) -> None:
         self.unused += 1
         self.unused[indices.flatten()] = 0
+        together = dist.is_available() and dist.is_initialized()
+        if together:  # a code is alive that any process uses
+            dist.all_reduce(self.unused, dist.ReduceOp.MIN)
         dead = (self.unused > self.revive_after).nonzero()[:, 0]
         if len(dead):
             latents = latent.movedim(1, -1).flatten(0, 2)
             chosen = latents[torch.randint(len(latents), (len(dead),), device=latents.device)]
-            self.model.codebook.quantizer.embedding.weight[dead] = chosen.to(self.unused.dtype)
+            codes = self.model.codebook.quantizer.embedding.weight
+            codes[dead] = chosen.to(codes.dtype)
             self.unused[dead] = 0
+            if together:
+                dist.broadcast(codes.data, 0)
 
     def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
         return [self.model.codebook(high)[0]]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
-        image = self.model.codebook(high)[0].float().clamp(0, 1)
-        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean()}
+        image, indices, _ = self.model.codebook(high)
+        image = image.float().clamp(0, 1)
+        used = torch.tensor(indices.unique().numel() / len(self.unused))
+        return {"psnr": psnr(image, high).mean(), "ssim": ssim(image, high).mean(), "codes_used": used}
 
 
 class FlowStage(Stage):
@@ -144,18 +173,10 @@ class FlowStage(Stage):
         return [self.model.codebook.decode(self.model.restore_latent(low)[0])[0]]
 
     def validate(self, low: Tensor, high: Tensor) -> Logs:
-        book = self.model.codebook
-        latent = book.encode(high).float()
-        found, condition = self.model.restore_latent(low)
-        v, log_det = self.model.flow(latent, condition.feature)
-        bits = negative_log_likelihood(v, condition.mean.float(), log_det).mean()
-        image = book.decode(found)[0].float().clamp(0, 1)
-        return {
-            "psnr": psnr(image, high).mean(),
-            "bits": bits,
-            "latent_error": F.mse_loss(found, latent).sqrt(),
-            "same_code": (book.quantize(found)[1] == book.quantize(latent)[1]).float().mean(),
-        }
+        figures, _ = stages_on(self.model, low, high)
+        image = self.model.codebook.decode(self.model.restore_latent(low)[0])[0].float().clamp(0, 1)
+        found = {"psnr": psnr(image, high).mean()}
+        return found | {name.replace(" ", "_"): torch.tensor(value) for name, value in figures.items()}
 
 
 class FusionStage(Stage):
@@ -201,11 +222,15 @@ class FusionStage(Stage):
 
 
 def build_stage(
-    name: str, model: GLARE, restoration: Restoration | None = None, joint: bool = False
+    name: str,
+    model: GLARE,
+    restoration: Restoration | None = None,
+    joint: bool = False,
+    adversarial_after: int | None = None,
 ) -> Stage:
     """The stage called ``codebook``, ``flow`` or ``fusion``; the flow has no use for ``restoration``."""
     if name == "codebook":
-        return CodebookStage(model, restoration)
+        return CodebookStage(model, restoration, adversarial_after)
     if name == "flow":
         return FlowStage(model)
     if name == "fusion":

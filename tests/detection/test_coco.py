@@ -1,12 +1,24 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
-from detection import COCO_CLASSES, EXDARK_CLASSES, read_coco, read_dataset, read_yolo
+from detection import (
+    COCO_CLASSES,
+    EXDARK_CLASSES,
+    Dataset,
+    ExDark,
+    darken,
+    read_coco,
+    read_dataset,
+    sample_set,
+    write_coco,
+)
 
 
 @pytest.fixture
@@ -69,62 +81,75 @@ class TestCOCO:
             read_coco(tmp_path / "annotations.json")
 
 
-@pytest.fixture
-def yolo(tmp_path: Path) -> Path:
-    for folder in ("images/val", "labels/val"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("a.png", "empty.png"):
-        Image.new("RGB", (200, 100)).save(tmp_path / "images/val" / name)
-    (tmp_path / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n45 0.1 0.1 0.1 0.1\n", encoding="utf-8")
-    return tmp_path
+class TestWriting:
+    def test_exdark_and_back(self, exdark: Any) -> None:
+        exdark.add("Cat/a.png", "Cat -1 3 20 10", "People 5 5 10 20", listed="6 3 1 3")
+        exdark.add("Dog/b.jpg", listed="9 10 2 3")
+        exdark.write("Dog/b.jpg.txt", "% bbGt version=3\nDog 1 1 5 5 0 0 0 0 0 1 0\n")
+        exdark.add("Dog/c.jpg", listed="9 7 2 3")
+        data = ExDark(exdark.root, "test")
+        file = exdark.root / "test.json"
+        write_coco(data, file)
+        same(read_dataset(file), data)
+
+        elsewhere = exdark.root / "lists" / "coco" / "test.json"
+        write_coco(data, elsewhere, exdark.root / "ExDark")
+        same(read_coco(elsewhere, exdark.root / "ExDark"), data)
+
+    def test_as_pycocotools_wants_it(self, exdark: Any) -> None:
+        exdark.add("Cat/a.png", "Cat 1 3 20 10", "People 5 5 10 20", listed="6 3 1 3")
+        exdark.add("Cat/b.png", "Cat 1 1 9 9", listed="6 1 1 3")
+        file = exdark.root / "test.json"
+        write_coco(ExDark(exdark.root, "test"), file)
+        coco = COCO(file)
+        assert coco.getImgIds() == [1, 2]
+        assert coco.getAnnIds() == [1, 2, 3]
+        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(EXDARK_CLASSES)
+        assert coco.getCatIds() == list(range(1, 13))
+        (image, _) = coco.loadImgs([1, 2])
+        assert (image["file_name"], image["width"], image["height"]) == ("ExDark/Cat/a.png", 40, 30)
+        assert coco.loadAnns([2])[0] == {
+            "id": 2,
+            "image_id": 1,
+            "category_id": 11,
+            "bbox": [5.0, 5.0, 10.0, 20.0],
+            "area": 200.0,
+            "iscrowd": 0,
+        }
+
+    def test_a_set_out_of_several_packages(self, tmp_path: Path) -> None:
+        data = sample_set()
+        paths = [sample.path for sample in data.samples]
+        write_coco(data, tmp_path / "six.json", Path(os.path.commonpath([path for path in paths if path])))
+        assert "no measurement" in read_coco(tmp_path / "six.json", os.path.commonpath(paths)).note
+        same(read_coco(tmp_path / "six.json", os.path.commonpath(paths)), data)
+
+    def test_errors(self, exdark: Any, tmp_path: Path) -> None:
+        exdark.add("Cat/a.png", listed="6 3 1 3")
+        data = ExDark(exdark.root, "test")
+        with pytest.raises(ValueError, match=r"Cat/a\.png \(dark\) is none; write_darkened"):
+            write_coco(darken(data, "dark"), tmp_path / "dark.json")
+        with pytest.raises(ValueError, match=r"`images` to be a folder above .*a\.png"):
+            write_coco(data, tmp_path / "test.json", tmp_path / "exdark" / "ExDark_Annno")
+        (exdark.root / "ExDark" / "Cat" / "a.png").unlink()
+        with pytest.raises(FileNotFoundError, match=r"a\.png"):
+            write_coco(data, tmp_path / "test.json")
+        assert not (tmp_path / "test.json").exists()
+
+    def test_what_others_write_under_our_key(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["images"][0]["sample"] = "first"
+        coco["images"][1]["sample"] = {"light": 3, "more": 4}
+        coco["info"] = ["no", "object"]
+        first, second = read_coco(write(tmp_path, coco)).samples
+        assert (first.name, first.light) == ("a.png", "as stored")
+        assert (second.name, second.light) == ("b.png", "3")
 
 
-class TestYOLO:
-    def test_coco_numbers_by_default(self, yolo: Path) -> None:
-        data = read_dataset(yolo)
-        assert [s.name for s in data.samples] == ["val/a.png", "val/empty.png"]
-        np.testing.assert_allclose(
-            data.samples[0].boxes, [[50, 40, 150, 60]]
-        )  # class 45, a bowl, is left out
-        assert data.samples[0].labels.tolist() == [EXDARK_CLASSES.index("People")]
-        assert data.samples[1].boxes.shape == (0, 4)
-        assert data.faults == ()
-
-    def test_names_from_the_yaml(self, yolo: Path) -> None:
-        (yolo / "data.yaml").write_text("names: {0: Cup, 45: Dog}", encoding="utf-8")
-        with pytest.raises(ValueError, match="0 to 1"):
-            read_yolo(yolo)
-        names = ", ".join(["Cup"] + ["thing"] * 44 + ["Dog"])
-        (yolo / "data.yaml").write_text(f"names: [{names}]", encoding="utf-8")
-        labels = read_yolo(yolo).samples[0].labels
-        assert [EXDARK_CLASSES[label] for label in labels] == ["Cup", "Dog"]
-
-    def test_names_given(self, yolo: Path) -> None:
-        labels = read_yolo(yolo, names=["boat"] * 46).samples[0].labels
-        assert [EXDARK_CLASSES[label] for label in labels] == ["Boat", "Boat"]
-
-    def test_faults_are_listed(self, yolo: Path) -> None:
-        (yolo / "images/val/broken.png").write_bytes(b"no image")
-        Image.new("RGB", (9, 9)).save(yolo / "images/val/words.png")
-        (yolo / "labels/val/words.txt").write_text("person 0.1 0.1 0.1 0.1", encoding="utf-8")
-        Image.new("RGB", (9, 9)).save(yolo / "images/val/short.png")
-        (yolo / "labels/val/short.txt").write_text("0 0.1 0.1", encoding="utf-8")
-        Image.new("RGB", (9, 9)).save(yolo / "images/val/high.png")
-        (yolo / "labels/val/high.txt").write_text("80 0.1 0.1 0.1 0.1", encoding="utf-8")
-        (yolo / "labels/val/orphan.txt").write_text("0 0.1 0.1 0.1 0.1", encoding="utf-8")
-        data = read_yolo(yolo)
-        assert [s.name for s in data.samples] == ["val/a.png", "val/empty.png"]
-        assert [fault.partition(":")[0] for fault in data.faults] == [
-            "labels/val/orphan.txt",
-            "val/broken.png",
-            "val/high.png",
-            "val/short.png",
-            "val/words.png",
-        ]
-
-    def test_errors(self, tmp_path: Path, yolo: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="images"):
-            read_yolo(tmp_path / "labels")
-        (yolo / "data.yaml").write_text("nc: 3", encoding="utf-8")
-        with pytest.raises(ValueError, match="list `names`"):
-            read_yolo(yolo)
+def same(one: Dataset, other: Dataset) -> None:
+    assert (len(one), one.classes, one.note) == (len(other), other.classes, other.note)
+    for a, b in zip(one.samples, other.samples, strict=True):
+        assert (a.name, a.light, a.place, a.category) == (b.name, b.light, b.place, b.category)
+        np.testing.assert_allclose(a.boxes, b.boxes, rtol=1e-12)
+        assert np.array_equal(a.labels, b.labels)
+        assert np.array_equal(a.crowd, b.crowd)
+        assert np.array_equal(a.load(), b.load())

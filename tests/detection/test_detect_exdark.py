@@ -4,11 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from detection import darken, detector, evaluate, read_coco, sample_set
+from detection import EXDARK_CLASSES, darken, detector, evaluate, read_coco, sample_set
 from detection.enhancers import enhancer
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "detect_exdark.py"
@@ -75,10 +76,10 @@ def test_two_photographs(
     text = (out / "results.md").read_text()
     assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | mAP50-95 | PSNR | SSIM | ms |")
     assert "2 images with 3 boxes" in text
-    assert "Left out: broken.png" in text
+    assert "Fault: broken.png" in text
     printed = capsys.readouterr().out
     assert "extreme" in printed
-    assert "Left out: broken.png" in printed
+    assert "Fault: broken.png" in printed
 
     assert sorted(file.name for file in out.iterdir()) == [
         "chelsea.jpg",
@@ -99,6 +100,29 @@ def test_dark_photographs_as_they_are(main: Callable[[list[str]], None], two: Pa
     assert row["PSNR"] == row["SSIM"] == ""
 
 
+def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_path: Path) -> None:
+    exdark.add("Cat/a.png", listed="6 7 1 3")
+    exdark.add("Cup/b.png", listed="8 10 1 3")
+    exdark.add("Cup/c.png", listed="8 10 1 1")
+    chelsea, coffee = sample_set().samples[3:5]
+    for name, sample in {"Cat/a.png": chelsea, "Cup/b.png": coffee, "Cup/c.png": coffee}.items():
+        Image.fromarray(sample.load()).save(exdark.root / "ExDark" / name)
+        x1, y1, x2, y2 = sample.boxes[0]
+        label = EXDARK_CLASSES[sample.labels[0]]
+        exdark.annotate(f"{name}.txt", [f"{label} {x1:.0f} {y1:.0f} {x2 - x1:.0f} {y2 - y1:.0f}"])
+    exdark.list("d.png 8 1 1 3")
+    run = f"--data {exdark.root} --enhancers raw --device cpu --out {tmp_path / 'out'}".split()
+    main(run)
+    rows = read(tmp_path / "out" / "results.csv")
+    assert [(row["light"], row["images"]) for row in rows] == [("Screen", "1"), ("Twilight", "1")]
+    assert all(float(row["mAP50"]) == 1 for row in rows)
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "ExDark, test: 2 of 3 images" in text
+    assert "Fault: Cup/d.png: there is no d.png" in text
+    main([*run, "--split", "train", "--levels", "mild"])
+    assert [row["light"] for row in read(tmp_path / "out" / "results.csv")] == ["mild"]
+
+
 def test_built_in_set_says_what_it_is(
     main: Callable[[list[str]], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +138,7 @@ def test_built_in_set_says_what_it_is(
     [
         ("--data {two}/missing", "neither"),
         ("--data {two}/annotations.json --images {two}/nowhere", "`images` to be a folder"),
+        ("--data {two}/annotations.json --split val", "`split` with ExDark alone"),
         ("--enhancers raw,magic", "'magic'"),
         ("--enhancers no_such_module:enhance", "no_such_module"),
         ("--levels dusk", "mild, dark, extreme but got 'dusk'"),

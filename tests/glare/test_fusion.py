@@ -38,6 +38,20 @@ class TestWarp:
         expected = 0.5 * torch.nn.functional.conv2d(code, warp.weight, padding=1) + warp.bias.view(-1, 1, 1)
         torch.testing.assert_close(warp(code, target), expected, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize(("reduced", "groups"), [(None, 4), (4, 2)])
+    @pytest.mark.parametrize("size", [(1, 5), (6, 7), (20, 33)])
+    def test_both_forms_are_one_convolution(
+        self, size: tuple[int, int], reduced: int | None, groups: int
+    ) -> None:
+        torch.manual_seed(0)
+        warp = Warp(8, reduced, groups)
+        randomise(warp)
+        with torch.no_grad():
+            warp.offsets.weight.mul_(20)  # out of the picture and back
+            code, target = torch.randn(2, 2, 8, *size).unbind()
+            expected = warp(code, target)
+        torch.testing.assert_close(warp(code, target).detach(), expected, rtol=0, atol=1e-4)
+
     def test_nan_is_passed_on_and_does_not_kill_the_process(self) -> None:
         warp = Warp(8, None, 4)
         target = torch.full((1, 8, 4, 4), float("nan"))

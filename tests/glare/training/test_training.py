@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from glare import weights
 from glare.cli import main
+from glare.metrics import LPIPS
 from glare.model import GLARE
-from glare.training.losses import ms_ssim, restoration_loss
+from glare.training.discriminator import PatchDiscriminator, adaptive_weight
+from glare.training.losses import Restoration, load_features, ms_ssim
 from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
 from tests.glare.conftest import SMALL
 
@@ -39,6 +42,17 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
     weights.save(GLARE(SMALL), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LPIPS's network with chance weights in the file that somebody would give."""
+    import lpips
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("lpips") / "alex.pth"
+    torch.save(lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).state_dict(), file)
+    return file
 
 
 def arguments(stage: str, pairs: Path, init: Path, out: Path, steps: int, *more: str) -> list[str]:
@@ -102,6 +116,59 @@ def test_goes_on_as_if_it_had_not_been_killed(pairs: Path, start: Path, tmp_path
     assert losses(parts) == losses(whole)
     a, b = (weights.load(out / "last").state_dict() for out in (parts, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_terms_of_frozen_networks_and_a_discriminator(
+    pairs: Path, start: Path, alexnet: Path, tmp_path: Path
+) -> None:
+    lpips = ["--perceptual", str(alexnet)]
+    assert (
+        main(arguments("codebook", pairs, start, tmp_path / "1", 2, *lpips, "--adversarial-after", "1")) == 0
+    )
+    features = f"{__name__}:halves:2"
+    assert (
+        main(
+            arguments("fusion", pairs, tmp_path / "1/last", tmp_path / "2", 2, *lpips, "--features", features)
+        )
+        == 0
+    )
+    first, second = (entry["command"] for entry in weights.history(tmp_path / "2/last"))
+    assert "--perceptual alex.pth --adversarial-after 1" in first
+    assert f"--features {features}" in second
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("flow", ["--perceptual", "x"]),
+        ("codebook", ["--features", "x"]),
+        ("fusion", ["--adversarial-after", "1"]),
+    ],
+)
+def test_terms_that_a_stage_does_not_have(
+    stage: str, words: list[str], pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(stage, pairs, start, tmp_path, 1, *words)) == 1
+    told = capsys.readouterr().err
+    assert words[0] in told
+    assert "belongs to" in told
+
+
+@pytest.mark.parametrize("stage", ["codebook", "fusion"])
+def test_two_processes_train_what_one_does(stage: str, pairs: Path, start: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*arguments(stage, pairs, start, one, 8), "--batch", "4"]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*launch, "-m", "glare", *arguments(stage, pairs, start, two, 8)]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    a, b = (weights.load(out / "last").state_dict() for out in (one, two))
+    before = weights.load(start).state_dict()
+    moved = max((a[key] - before[key]).abs().max() for key in a)
+    apart = max((a[key] - b[key]).abs().max() for key in a)
+    assert apart < 0.05 * moved
+    (entry,) = weights.history(two / "last")
+    assert entry["crops"] == 32
+    assert entry["command"].startswith("torchrun --nproc-per-node 2 -m glare train ")
 
 
 def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +252,84 @@ class TestLosses:
     @pytest.mark.parametrize("side", [32, 64, 180])
     def test_any_crop_has_finite_gradients(self, side: int) -> None:
         image = (1 - torch.rand(1, 3, side, side)).requires_grad_()
-        restoration_loss(image, 1 - image.detach()).backward()
+        Restoration()(image, 1 - image.detach())[0].backward()
         assert image.grad is not None
         assert image.grad.isfinite().all()
+
+    def test_frozen_networks_add_their_share(self, alexnet: Path) -> None:
+        image, reference = torch.rand(2, 2, 3, 64, 64).unbind()
+        image.requires_grad_()
+        lpips, features = LPIPS(alexnet), load_features(f"{__name__}:halves:2")
+        plain, _ = Restoration()(image, reference)
+        restoration = Restoration(lpips, features)
+        loss, parts = restoration(image, reference)
+        coarse, wanted = (F.avg_pool2d(t, 2) for t in (image, reference))
+        distance = (coarse - wanted).abs().mean() / wanted.mean()
+        expected = plain + 0.1 * lpips(image, reference).mean() + 0.2 * distance
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(parts["features"], distance.detach())
+        loss.backward()
+        assert image.grad is not None
+        assert image.grad.count_nonzero() == image.numel()
+        # Frozen: nothing of them is trained or written into a checkpoint.
+        assert not list(restoration.parameters())
+        assert not restoration.state_dict()
+        assert all(p.grad is None for p in lpips.parameters())
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("torch", "MODULE:CALLABLE"),
+            ("torch:", "MODULE:CALLABLE"),
+            ("torch:no_such", "callable 'no_such'"),
+        ],
+    )
+    def test_features_that_are_not_there(self, name: str, told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            load_features(name)
+
+
+def halves(factor: str) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    return lambda images: [F.avg_pool2d(images, int(factor))]
+
+
+class TestDiscriminator:
+    def test_learns_to_tell_noise_from_its_absence(self) -> None:
+        torch.manual_seed(0)
+        judge = PatchDiscriminator(8)
+        optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+        flat = 0.5 * torch.ones(2, 3, 32, 32)
+        for _ in range(20):
+            loss = judge.own_loss(
+                flat + 0.3 * torch.randn(2, 3, 32, 32), flat + 0.01 * torch.randn(2, 3, 32, 32)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert judge(flat).mean() > 0.5
+        assert judge(flat + 0.3 * torch.randn_like(flat)).mean() < -0.5
+
+    def test_each_side_has_its_own_gradient(self) -> None:
+        judge = PatchDiscriminator(8)
+        image = torch.rand(1, 3, 32, 32, requires_grad=True)
+        judge.own_loss(image, torch.rand(1, 3, 32, 32)).backward()
+        assert image.grad is None
+        judge.zero_grad()
+        judge.loss_for(image).backward()
+        assert image.grad is not None
+        assert all(p.grad is None for p in judge.parameters())
+
+    def test_adaptive_weight_is_the_ratio_of_the_pulls(self) -> None:
+        last = torch.ones(3, requires_grad=True)
+        weight = adaptive_weight(6 * last.sum(), 2 * last.sum(), last)
+        assert weight.item() == pytest.approx(3.0, rel=1e-3)
+
+    def test_the_decoder_listens_after_the_warm_up(self) -> None:
+        stage = CodebookStage(GLARE(SMALL), adversarial_after=2)
+        image = torch.rand(2, 3, 32, 32)
+        told = [stage(image, image)[1] for _ in range(3)]
+        assert ["adversarial_weight" in logs for logs in told] == [False, False, True]
+        assert all("discriminator" in logs for logs in told)
+        loss, _ = stage(image, image)
+        loss.backward()
+        assert all(p.grad is not None for p in stage.discriminator.parameters())

@@ -1,0 +1,106 @@
+"""A darkened copy of a labelled set, written to files beside its clean references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from detection.coco import image_entry, read_coco, write_entries
+from detection.dataset import Dataset, Pixels, Sample, darken, darkened, open_image, relative_name, whole_file
+
+_CLEAN = "clean"
+# Every PNG tells in a text chunk what it was made from, so that no file of another set or seed passes for it.
+_ORIGIN = "glare-origin"
+
+
+def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int = 0) -> Dataset:
+    """Write the set as it would look in little light, and its clean references: `darken`, to files.
+
+    The pixels are those of ``darken(dataset, *levels, seed=seed)``. The images go to ``images/<level>/`` and
+    ``images/clean/`` as PNG, everything else to ``annotations.json``, which `read_dataset` reads back. A run
+    that was stopped goes on where it was: files are kept that were made from the same image, level and seed.
+
+    Args:
+        dataset: a set in normal light.
+        folder: where to write.
+        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme.
+        seed: another seed is another night.
+
+    Returns:
+        The set as `read_dataset` reads it from the folder, with the `faults` of the clean one and the images
+        that could not be read, which are left out.
+
+    Raises:
+        ValueError: if a level is unknown or none is given, or two images have one name.
+    """
+    darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
+    names = [_png_name(sample) for sample in dataset.samples]
+    if twice := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
+        raise ValueError(
+            f"Expected argument `dataset` to have images of different names but got {twice[0]} twice."
+        )
+    folder = Path(folder)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    faults = list(dataset.faults)
+    samples: list[Sample] = []
+    entries: list[dict[str, Any]] = []
+    bar = tqdm(dataset.samples, desc="darken", unit="image", disable=None)
+    for sample, name in zip(bar, names, strict=True):
+        try:
+            size = _write_levels(sample, images, name, levels, seed)
+        except (OSError, ValueError) as error:
+            faults.append(f"{sample.name}: {error}")
+            continue
+        for level in levels:
+            dark = replace(sample, light=level)
+            samples.append(dark)
+            entries.append(image_entry(dark, f"{level}/{name}", size, reference=f"{_CLEAN}/{name}"))
+    write_entries(replace(dataset, samples=tuple(samples)), entries, folder / "annotations.json")
+    written = read_coco(folder / "annotations.json", images, classes=dataset.classes)
+    return replace(written, faults=tuple(faults))
+
+
+def _png_name(sample: Sample) -> str:
+    name = relative_name(sample.name).as_posix()
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
+def _write_levels(
+    sample: Sample, images: Path, name: str, levels: tuple[str, ...], seed: int
+) -> tuple[int, int]:
+    """Write what is not there yet of one photograph; returns its (width, height)."""
+    content = sample.path.read_bytes() if sample.path else b""
+    origin = f"{sample.name} {hashlib.sha256(content).hexdigest()}"
+    wanted = {_CLEAN: origin} | {level: f"{origin} {level} {seed}" for level in levels}
+    missing = [light for light, made_from in wanted.items() if _origin(images / light / name) != made_from]
+    if missing:
+        clean = sample.load()
+        for light in missing:
+            pixels = clean if light == _CLEAN else darkened(clean, sample.name, light, seed)
+            _write_png(pixels, images / light / name, wanted[light])
+    with open_image(images / _CLEAN / name) as image:
+        return image.size
+
+
+def _origin(file: Path) -> str | None:
+    try:
+        with open_image(file) as image:
+            made_from: str | None = image.info.get(_ORIGIN)
+            return made_from
+    except OSError:  # not there, or no image
+        return None
+
+
+def _write_png(pixels: Pixels, file: Path, origin: str) -> None:
+    text = PngInfo()
+    text.add_itxt(_ORIGIN, origin)
+    with whole_file(file) as beside:
+        Image.fromarray(pixels).save(beside, format="PNG", pnginfo=text)

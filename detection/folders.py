@@ -1,0 +1,287 @@
+"""Folders of images beside folders of label files: YOLO's layout, read and written, and DARK FACE's.
+
+DARK FACE: Yang et al., "Advancing Image Understanding in Poor Visibility Environments: A Collective Benchmark
+Study", IEEE TIP 2020.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+from PIL import Image
+from tqdm import tqdm
+
+from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, check_classes, class_map
+from detection.dataset import (
+    IMAGE_SUFFIXES,
+    Dataset,
+    Sample,
+    file_sample,
+    inside_image,
+    numbers,
+    open_image,
+    relative_name,
+    whole_file,
+)
+
+_ORIENTATION = 0x0112  # EXIF
+
+
+def read_yolo(
+    root: str | Path, *, names: Sequence[str] | None = None, classes: Sequence[str] = EXDARK_CLASSES
+) -> Dataset:
+    """Read a folder in YOLO's layout; of each image only the header is opened, for its size.
+
+    Args:
+        root: a folder with ``images/`` and, under the same relative names, ``labels/`` (``class cx cy w h``,
+            relative to the image's size); an image without a label file has no objects.
+        names: what the class numbers mean; by default what ``data.yaml`` in `root` says, and without that
+            file the eighty classes of COCO.
+        classes: the classes to keep; boxes of any other class are left out.
+
+    Returns:
+        The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
+        are label files without an image.
+
+    Raises:
+        FileNotFoundError: if there are no images, or no folder of labels.
+        ValueError: if none of the names is among `classes`.
+    """
+    root = Path(root)
+    files = _image_files(root / "images")
+    if not (root / "labels").is_dir():  # every image would be one without objects
+        raise FileNotFoundError(
+            f"Expected the labels of {root / 'images'} in {root / 'labels'} but there is none."
+        )
+    names = names or _names_in_yaml(root / "data.yaml") or COCO_CLASSES
+    check_classes(names, classes, root)
+    to_label = class_map(names, classes)
+    samples: list[Sample] = []
+    faults = _without_image(root / "labels", root / "images", files)
+    for file in files:
+        relative = file.relative_to(root / "images")
+        try:
+            with open_image(file) as image:
+                width, height = image.size
+            marks = _yolo_labels((root / "labels" / relative).with_suffix(".txt"), len(names))
+        except (OSError, ValueError) as error:
+            faults.append(f"{relative.as_posix()}: {error}")
+            continue
+        kept = [(int(to_label[number]), box) for number, box in marks if to_label[number] >= 0]
+        samples.append(
+            file_sample(
+                relative.as_posix(),
+                file,
+                [
+                    [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
+                    for _, (cx, cy, w, h) in kept
+                ],
+                [label for label, _ in kept],
+            )
+        )
+    return Dataset(tuple(samples), tuple(classes), faults=tuple(faults))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"Expected images in {folder} but found none.")
+    return files
+
+
+def _without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str]:
+    known = {file.relative_to(images).with_suffix("") for file in files}
+    written = sorted(file.relative_to(labels) for file in labels.rglob("*.txt"))
+    # `classes.txt` is what labelling tools leave beside the labels.
+    return [
+        f"{labels.name}/{label.as_posix()}: there is no image of this name"
+        for label in written
+        if label.with_suffix("") not in known and label.name != "classes.txt"
+    ]
+
+
+def _names_in_yaml(file: Path) -> list[str] | None:
+    if not file.is_file():
+        return None
+    names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(
+                f"Expected the numbers of {file} to be 0 to {len(names) - 1} but got {list(names)}."
+            )
+        names = [names[number] for number in sorted(names)]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"Expected a list `names` in {file} but got {names!r}.")
+    return [str(name) for name in names]
+
+
+def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
+    marks = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        fields = line.split()
+        if not fields:
+            continue
+        number, box = int(fields[0]), numbers(fields[1:])
+        if len(box) != 4 or not 0 <= number < classes:
+            raise ValueError(f"expected `class cx cy w h` with a class below {classes} but got {line!r}")
+        marks.append((number, box))
+    return marks
+
+
+def read_dark_face(root: str | Path) -> Dataset:
+    """Read the DARK FACE set; of each image only the header is opened, for its size.
+
+    Args:
+        root: the folder with ``image/`` and, under the same names, ``label/``: the number of faces on the first
+            line, then ``x1 y1 x2 y2`` in pixels for each. An image without faces has a label file that says 0.
+
+    Returns:
+        The set, of one class, ``face``; its light is ``night``. Images without a label file, images and label
+        files that cannot be read and those whose number is wrong are left out and listed in its `faults`, and
+        so are label files without an image, and boxes that had to be cut to the image.
+
+    Raises:
+        FileNotFoundError: if there are no images.
+    """
+    root = Path(root)
+    files = _image_files(root / "image")
+    samples: list[Sample] = []
+    faults = _without_image(root / "label", root / "image", files)
+    for file in files:
+        name = file.relative_to(root / "image")
+        try:
+            boxes = _faces((root / "label" / name).with_suffix(".txt"))
+            with open_image(file) as image:
+                size = image.size
+        except (OSError, ValueError) as error:
+            faults.append(f"{name.as_posix()}: {error}")
+            continue
+        sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *size)
+        samples.append(replace(sample, light="night"))
+        faults += cut
+    return Dataset(tuple(samples), ("face",), faults=tuple(faults))
+
+
+def _faces(file: Path) -> list[list[float]]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file.parent.name}/{file.name}")
+    count, *lines = [
+        line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    ] or [[]]
+    if [str(len(lines))] != count or any(len(line) != 4 for line in lines):
+        raise ValueError(
+            f"expected the number of faces and as many lines `x1 y1 x2 y2` but got {' '.join(count)!r} "
+            f"and {len(lines)} lines"
+        )
+    return [numbers(line) for line in lines]
+
+
+def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> Dataset:
+    """Write sets as ultralytics trains on them: ``images/``, ``labels/`` and ``data.yaml``, which names no place.
+
+    Images are copied, and those that are no files, or that EXIF orientation would turn, are written as PNG of
+    the stored pixels: ultralytics turns an image but not its boxes. No links: it also repairs broken JPEG files
+    in place. Boxes are cut to the image, since it drops an image with any beyond; crowds are left out, since a
+    label file knows none.
+
+    Args:
+        dataset: a set, for training and validation both; or sets by their names in ultralytics' YAML, ``train``,
+            ``val`` and ``test``, which go to ``images/train`` and so on. Without ``val`` or ``train`` the first
+            set stands in.
+        folder: a folder that is new or empty.
+
+    Returns:
+        What `read_yolo` reads from the folder. Its `faults` are those of the sets, what was cut, and the images
+        that could not be read, which are left out.
+
+    Raises:
+        ValueError: if a set has another name or other classes than the first, or if two images would share a
+            label file, as the lights of a photograph do: one light per folder.
+        FileExistsError: if there is something in the folder.
+        FileNotFoundError: if no image could be written.
+    """
+    folder = Path(folder)
+    parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    if not parts or not parts.keys() <= {"", "train", "val", "test"}:
+        raise ValueError(f"Expected argument `dataset` to have sets train, val, test but got {list(parts)}.")
+    classes = next(iter(parts.values())).classes
+    if other := [part.classes for part in parts.values() if part.classes != classes]:
+        raise ValueError(
+            f"Expected argument `dataset` to have one list of classes but got {classes}, {other[0]}."
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"Expected argument `folder` to be new or empty but there are files in {folder}."
+        )
+    stems = {split: _stems(part) for split, part in parts.items()}
+    faults: list[str] = []
+    for split, part in parts.items():
+        faults += part.faults
+        bar = tqdm(part.samples, desc=split or "write", unit="image", disable=None)
+        for sample, stem in zip(bar, stems[split], strict=True):
+            try:
+                faults += _write_labelled(sample, folder, split / stem)
+            except (OSError, ValueError) as error:
+                faults.append(f"{sample.name}: {error}")
+    places = {split: f"images/{split}" for split in parts if split}
+    first = next(iter(places.values()), "images")
+    described = {"train": first, "val": first, **places, "names": dict(enumerate(classes))}
+    with whole_file(folder / "data.yaml") as beside:
+        beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+    written = read_yolo(folder, classes=classes)
+    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])))
+
+
+def _stems(dataset: Dataset) -> list[Path]:
+    """The names of the samples without their endings, each for one label file."""
+    names: dict[str, str] = {}
+    stems = []
+    for sample in dataset.samples:
+        stem = relative_name(sample.name)
+        if stem.suffix.lower() in IMAGE_SUFFIXES:
+            stem = stem.with_suffix("")
+        stems.append(stem)
+        other = names.setdefault(stem.as_posix().casefold(), sample.name)
+        if len(names) < len(stems):
+            raise ValueError(
+                "Expected argument `dataset` to have names that differ in more than their endings, as each gets "
+                f"a label file, but got {other} and {sample.name}."
+            )
+    return stems
+
+
+def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:
+    """Write one image and its label file; returns what had to be cut."""
+    source = sample.path if sample.path and _can_be_copied(sample.path) else None
+    picture = open_image(source) if source else Image.fromarray(sample.load())
+    with picture:
+        inside, cut = inside_image(sample, *picture.size)
+        width, height = picture.size
+        lines = [
+            f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
+            f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
+            for (x1, y1, x2, y2), label, crowd in zip(inside.boxes, inside.labels, inside.crowd, strict=True)
+            if not crowd
+        ]
+        # The labels first: an image without any would be taken for one without objects.
+        with whole_file(folder / "labels" / f"{stem}.txt") as beside:
+            beside.write_text("".join(lines), encoding="utf-8")
+        with whole_file(folder / "images" / f"{stem}{source.suffix if source else '.png'}") as beside:
+            if source:
+                shutil.copyfile(source, beside)
+            else:
+                picture.save(beside, format="PNG")
+    return cut
+
+
+def _can_be_copied(path: Path) -> bool:
+    with open_image(path) as image:
+        try:
+            upright = image.getexif().get(_ORIENTATION, 1) == 1
+        except SyntaxError as error:  # a PNG may have its EXIF data behind the pixels, which are broken
+            raise OSError(f"cannot decode {path}: {error}") from error
+    return upright and path.suffix.lower() in IMAGE_SUFFIXES

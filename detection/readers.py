@@ -1,0 +1,52 @@
+"""One reader for every kind of labelled set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detection import exdark
+from detection.boxes import EXDARK_CLASSES
+from detection.coco import read_coco
+from detection.dataset import Dataset
+from detection.folders import read_dark_face, read_yolo
+
+
+def read_dataset(
+    path: str | Path,
+    *,
+    images: str | Path | None = None,
+    split: str | Path | None = None,
+    classes: Sequence[str] = EXDARK_CLASSES,
+) -> Dataset:
+    """Read a labelled set of whatever kind it is.
+
+    Args:
+        path: the folder of `ExDark`, of DARK FACE (`read_dark_face`) or in YOLO's layout (`read_yolo`), a COCO
+            JSON file (`read_coco`), or a folder with such a file called ``annotations.json``.
+        images: the folder with the images of a COCO JSON file.
+        split: of ExDark; ``test`` if there is none given.
+        classes: the classes to keep; DARK FACE always has the one it has.
+
+    Raises:
+        FileNotFoundError: if there is none of these at `path`.
+        ValueError: if `split` is given and the set is not ExDark.
+    """
+    path = Path(path)
+    # A part of ExDark is enough to know it: ExDark itself says best what is missing.
+    if any((path / part).exists() for part in (exdark.LIST, exdark.ANNOTATIONS)):
+        return exdark.ExDark(path, split or "test", classes=classes)
+    if split is not None:
+        raise ValueError(f"Expected argument `split` with ExDark alone but {path} is another set.")
+    if (path / "image").is_dir() and (path / "label").is_dir():
+        return read_dark_face(path)
+    if (path / "annotations.json").is_file():
+        return read_coco(path / "annotations.json", images, classes=classes)
+    if path.is_dir():
+        return read_yolo(path, classes=classes)
+    if path.is_file():
+        return read_coco(path, images, classes=classes)
+    raise FileNotFoundError(
+        f"Expected a folder of ExDark, DARK FACE or YOLO's layout or a COCO JSON file at {path} but there is "
+        "neither."
+    )

@@ -1,0 +1,138 @@
+"""What each part of GLARE gains: the same short training without it, from the same start, on the same crops.
+
+Stage III is trained anew, jointly with stage II, on the codebook, the conditional encoder and the flow of ``--init``;
+stage II anew on its codebook. Every row is one run of ``--steps`` steps: short, but alike.
+
+    python experiments/ablate.py --init glare-tiny --pairs lol/train --photos photos --val lol/val
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from detection.report import write_markdown
+from glare import GLARE
+from glare.data.pairs import Crops
+from glare.flow import ConditionalEncoder, Flow
+from glare.fusion import Fusion, Warp
+from glare.training.loop import Settings, train
+from glare.training.stages import FlowStage, FusionStage, Stage
+
+
+class NoFlow(nn.Module):
+    """The latent is the conditional encoder's mean; the likelihood's term becomes a regression of the latent."""
+
+    def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        return z, z.new_zeros(len(z))
+
+    inverse = forward
+
+
+class NoMixUp(nn.Module):
+    """The decoder alone, without the input's detail."""
+
+    def forward(self, skip: Tensor, h: Tensor, fidelity: float) -> Tensor:
+        return h
+
+
+class FromChance(FlowStage):
+    """Stage II whose conditional encoder does not start from the codebook's."""
+
+    @torch.no_grad()
+    def start(self, low: Tensor, high: Tensor) -> None:
+        chance = {k: v.clone() for k, v in self.model.condition.encoder.state_dict().items()}
+        super().start(low, high)
+        self.model.condition.encoder.load_state_dict(chance)
+        feature = self.model.condition(low).feature
+        self.model.flow.start_from_data(self.model.codebook.encode(high), feature)
+
+
+def joint(model: GLARE) -> FusionStage:
+    model.fusion = Fusion(model.config)
+    return FusionStage(model, joint=True)
+
+
+def no_flow(model: GLARE) -> Stage:
+    model.flow = NoFlow()
+    return joint(model)
+
+
+def no_codebook_features(model: GLARE) -> Stage:
+    stage = joint(model)
+    model.fusion.warp = nn.ModuleDict()
+    return stage
+
+
+def no_mix_up(model: GLARE) -> Stage:
+    stage = joint(model)
+    model.fusion.mix = nn.ModuleDict({level: NoMixUp() for level in model.fusion.mix})
+    return stage
+
+
+def no_warp(model: GLARE) -> Stage:
+    stage = joint(model)
+    for warp in model.fusion.warp.values():
+        assert isinstance(warp, Warp)
+        warp.offsets.requires_grad_(False)  # zero for good: an ordinary convolution
+    return stage
+
+
+def stage_two(stage: type[FlowStage]) -> Callable[[GLARE], Stage]:
+    def build(model: GLARE) -> Stage:
+        model.condition, model.flow = ConditionalEncoder(model.config), Flow(model.config)
+        return stage(model)
+
+    return build
+
+
+VARIANTS: dict[str, dict[str, Callable[[GLARE], Stage]]] = {
+    "fusion": {
+        "all of it": joint,
+        "no flow": no_flow,
+        "no codebook features": no_codebook_features,
+        "no mix-up": no_mix_up,
+        "no warp": no_warp,
+    },
+    "flow": {
+        "encoder started from the codebook's": stage_two(FlowStage),
+        "encoder started from chance": stage_two(FromChance),
+    },
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--init", default="glare-tiny", help="weights to start from (default: %(default)s)")
+    parser.add_argument("--pairs", type=Path, action="append", default=[], help="folder with low/ and high/")
+    parser.add_argument("--photos", type=Path, action="append", default=[], help="photographs, darkened")
+    parser.add_argument("--val", type=Path, required=True, help="folder of pairs to measure on")
+    parser.add_argument("--steps", type=int, default=400, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--crop", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    args = parser.parse_args(arguments)
+    data = Crops(args.pairs, args.photos, args.crop, args.steps * args.batch)
+    for kind, variants in VARIANTS.items():
+        rows = []
+        for name, build in variants.items():
+            torch.manual_seed(0)
+            stage = build(GLARE.from_pretrained(args.init))
+            out = args.out / f"{kind}, {name}".replace(" ", "_").replace(",", "").replace("'", "")
+            train(stage, data, args.val, Settings(out, args.steps, name, batch=args.batch))
+            # The loop leaves the weights of the last step; what it validates is their average.
+            figures = pd.read_json(out / "log.jsonl", lines=True).filter(like="val/").dropna().iloc[-1]
+            rows.append({"": name, **figures.rename(lambda key: key.removeprefix("val/")).to_dict()})
+        table = pd.DataFrame(rows).round(3)
+        print(table.to_string(index=False))
+        note = f"{args.steps} steps of {args.batch} crops from `{args.init}`, one run each."
+        write_markdown(table, [note], args.out / f"{kind}.md")
+
+
+if __name__ == "__main__":
+    main()
