@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.dataset import IMAGE_SUFFIXES, Pixels
+from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from detection.boxes import Detections, class_map
 from detection.cache import Cache, Cost
-from detection.dataset import Dataset, Pixels, Sample, load_image
+from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
-from detection.enhancers import Enhancer, Folder, check_enhanced, raw
+from detection.enhancers import Enhancer, Folder, enhanced_by, raw
 from detection.scores import Difference, Matches, paired_bootstrap
 from glare import metrics
 
@@ -160,7 +160,7 @@ class Results:
             seed: of those draws.
 
         Returns:
-            ``detector`` (where they have names), ``light``, ``place`` (where the set knows any), ``enhancer``;
+            ``detector`` (where they have names), ``light``, ``place`` (where there are several), ``enhancer``;
             ``mAP50`` and ``mAP50-95`` in [0,1]; ``PSNR`` in dB, ``SSIM`` and ``LPIPS`` (where asked for), NaN
             without a reference; ``ms`` and ``detector_ms``, the mean time per image of enhancer and detector, and
             ``MB`` and ``detector_MB``, the highest memory meanwhile (see `measured`); ``images`` and ``boxes``;
@@ -228,7 +228,9 @@ class Results:
         return [r for r in self.records if r.detector == detector and r.enhancer == enhancer]
 
     def _places(self) -> list[str]:
-        return sorted({sample.place for sample in self.dataset.samples} - {""})
+        """The places to tell apart, if there are several."""
+        places = {self.dataset.samples[number].place for number in self.samples}
+        return sorted(places - {""}) if len(places) > 1 else []
 
     def _groups(self) -> list[tuple[str, str, NDArray[np.int64]]]:
         """Light, place, and the positions in `samples`."""
@@ -371,19 +373,15 @@ class _Run:
         self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
     ) -> tuple[Pixels, Cost, Path | None]:
         if isinstance(enhance, Folder):
-            file = enhance.find(sample.name, sample.light)
-            enhanced = load_image(file)
-            check_enhanced(name, image, enhanced)
-            return enhanced, Cost(float("nan"), float("nan")), file
+            already = enhanced_by(name, enhance, image, sample)
+            return already, Cost(float("nan"), float("nan")), enhance.find(sample.name, sample.light)
         if enhance is raw:
             return image, Cost(0.0, float("nan")), None
 
         def make() -> tuple[Pixels, Cost]:
             self.warm_up(enhance, lambda: enhance(image[:64, :64].copy()))
             copy = image.copy()  # an enhancer that writes into its input must not reach the next one
-            made, cost = measured(lambda: enhance(copy))
-            check_enhanced(name, image, made)
-            return made, cost
+            return measured(lambda: enhanced_by(name, enhance, copy, sample))
 
         identity: str | None = getattr(enhance, "identity", None)
         if self.cache is None or identity is None:

@@ -1,6 +1,13 @@
 """YOLO detectors through ultralytics, which is licensed under AGPL-3.0; so are the weights in the package.
 
 The one file that imports ultralytics: who does not use it owes nothing to its licence.
+
+GLARE goes in front of a ``YOLO`` of yours with one line:
+
+>>> enhance = GLAREEnhance()
+>>> put_in_front(yolo, enhance)  # predict and track, at the images' own size  # doctest: +SKIP
+>>> yolo.val(data="night.yaml", validator=validator_behind(enhance))  # doctest: +SKIP
+>>> yolo.train(data="night.yaml", trainer=trainer_behind(enhance))  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -20,13 +27,15 @@ from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections, class_map
 from detection.cache import fingerprint
 from detection.dataset import Pixels
 from detection.detectors import weights_of
+from glare import GLAREEnhance
+from glare import weights as glare_weights
 
 # Without these, importing ultralytics looks for a network and may install packages.
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 try:
     from ultralytics import __version__ as ultralytics_version
-    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
     from ultralytics.models.yolo.model import YOLO
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -39,24 +48,26 @@ _MIN_SCORE, _MAX_BOXES, _IMAGE_SIZE = 0.001, 300, 640
 
 
 class YOLODetector:
-    """A YOLO model of ultralytics at 640 pixels.
+    """A YOLO model of ultralytics.
 
     Args:
         model: the model, its class names set.
         device: where it computes.
+        image_size: the pixels of the longer side at which it looks at an image.
 
     Attributes:
         identity: changes with the weights and the program.
     """
 
-    def __init__(self, model: YOLO, device: str = "cpu") -> None:
+    def __init__(self, model: YOLO, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> None:
         self._model = model
         self._device = device
+        self._image_size = image_size
         # Now, since ultralytics folds the normalisation into the convolutions at the first image.
         network: Any = model.model
         weights = weights_of(network) if isinstance(network, nn.Module) else fingerprint(Path(str(network)))
         self.identity = (
-            f"{type(network).__name__} {weights}, score {_MIN_SCORE}, boxes {_MAX_BOXES}, size {_IMAGE_SIZE}, "
+            f"{type(network).__name__} {weights}, score {_MIN_SCORE}, boxes {_MAX_BOXES}, size {image_size}, "
             f"ultralytics {ultralytics_version} torch {torch.__version__} on {torch.device(device).type}"
         )
 
@@ -68,6 +79,18 @@ class YOLODetector:
             FileNotFoundError: if ultralytics knows no such name or file.
         """
         return cls(YOLO(str(name), task="detect"), device)
+
+    @classmethod
+    def from_network(cls, network: Any, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> YOLODetector:
+        """Take a ``DetectionModel`` that was built or trained here, its class names set."""
+        model = YOLO(str(WEIGHTS / "yolo26n-exdark.yaml"), task="detect")
+        model.model = network
+        return cls(model, device, image_size)
+
+    @property
+    def network(self) -> Any:
+        """The ``DetectionModel``, for `train` and `keep_exdark_classes`."""
+        return self._model.model
 
     @property
     def names(self) -> Sequence[str]:
@@ -84,7 +107,7 @@ class YOLODetector:
             np.ascontiguousarray(image[..., ::-1]),  # ultralytics takes arrays as BGR
             conf=_MIN_SCORE,
             max_det=_MAX_BOXES,
-            imgsz=_IMAGE_SIZE,
+            imgsz=self._image_size,
             device=self._device,
             verbose=False,
         )
@@ -121,8 +144,9 @@ def keep_exdark_classes(network: Any) -> None:
     """Turn an eighty-class COCO ``DetectionModel`` into one with ExDark's twelve classes, in place.
 
     The rows of the twelve classes are kept in the last 1×1 convolution of every class branch, of the
-    one-to-many and of the one-to-one head. A model *built* with twelve classes has narrower branches and
-    takes no weights of yolo26n, so this is also how the built-in detector is built before it is loaded.
+    one-to-many and, where there is one, of the one-to-one head. A model *built* with twelve classes has
+    narrower branches and takes no weights of yolo26n, so this is also how the built-in detector is built
+    before it is loaded.
 
     Raises:
         ValueError: if the network does not have COCO's eighty classes.
@@ -133,8 +157,8 @@ def keep_exdark_classes(network: Any) -> None:
             f"Expected argument `network` to have {len(COCO_CLASSES)} classes but got {head.nc}."
         )
     rows = torch.from_numpy(class_map(EXDARK_CLASSES, COCO_CLASSES))
-    for branches in (head.cv3, head.one2one_cv3):
-        for branch in branches:
+    for branches in (head.cv3, getattr(head, "one2one_cv3", None)):
+        for branch in branches or ():
             branch[-1] = _keep_rows(branch[-1], rows)
     head.nc = len(rows)
     head.no = head.nc + 4 * head.reg_max
@@ -198,3 +222,145 @@ def train(network: Any, **settings: Any) -> Any:
     trainer: Any = Trainer(overrides={"model": "yolo26n.yaml", **settings})
     trainer.train()
     return trainer.ema.ema.float().eval()
+
+
+class _InFront:
+    """The callback that hands a predictor enhanced images in the place of those it has loaded."""
+
+    def __init__(self, enhance: GLAREEnhance) -> None:
+        self.enhance = enhance
+
+    def __call__(self, predictor: Any) -> None:
+        paths, images, log = predictor.batch
+        if isinstance(images, torch.Tensor):  # RGB already, in [0,1]
+            enhanced = self.enhance(images)
+        else:
+            enhanced = [np.ascontiguousarray(self.enhance(image[..., ::-1])[..., ::-1]) for image in images]
+        predictor.batch = paths, enhanced, log
+
+
+def put_in_front(yolo: YOLO, enhance: GLAREEnhance) -> None:
+    """Let a YOLO see every image of ``predict`` and ``track`` enhanced, at the image's own size.
+
+    ``results.orig_img`` is then the enhanced image; boxes are in its pixels, which are those of the image that
+    came. An enhancer that was put in front before is replaced. ``val`` and ``train`` offer no such callback:
+    see `validator_behind` and `trainer_behind`.
+
+    Args:
+        yolo: a model of any task, also one that has predicted before.
+        enhance: what it looks through.
+    """
+    event = "on_predict_batch_start"
+    others = [callback for callback in yolo.callbacks[event] if not isinstance(callback, _InFront)]
+    yolo.callbacks[event] = [*others, _InFront(enhance)]
+
+
+def predictor_behind(enhance: GLAREEnhance) -> type[Any]:
+    """Return a predictor that enhances at the detector's input size: ``yolo.predict(..., predictor=...)``.
+
+    Far cheaper than `put_in_front` on large photographs, but the grey bars that ultralytics pads an image with
+    are enhanced along with it. ``results.orig_img`` stays the image that came. A ``YOLO`` keeps the predictor
+    of its last call, and sets up the model anew for every other class: make the class once.
+    """
+
+    class Predictor(DetectionPredictor):
+        def preprocess(self, im: Any) -> torch.Tensor:
+            seen: torch.Tensor = enhance(super().preprocess(im))
+            return seen
+
+    return Predictor
+
+
+def validator_behind(enhance: GLAREEnhance) -> type[Any]:
+    """Return a validator that enhances at the detector's input size: ``yolo.val(..., validator=...)``."""
+
+    class Validator(DetectionValidator):
+        def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+            batch = super().preprocess(batch)
+            batch["img"] = enhance(batch["img"])
+            return batch
+
+    return Validator
+
+
+def trainer_behind(enhance: GLAREEnhance, lr_share: float = 0.1) -> type[Any]:
+    """Return a trainer that enhances at the detector's input size: ``yolo.train(..., trainer=...)``.
+
+    What the detector is trained and validated on is enhanced after ultralytics' augmentation, in float32
+    unless the enhancer was made with another ``dtype``, whatever ultralytics' own mixed precision.
+
+    A frozen enhancer stays as it is. One made with ``trainable=True`` learns from the detector's loss, in a
+    parameter group of its own, without weight decay. Its weights are saved as a folder beside each checkpoint,
+    ``best_enhancer`` beside ``best.pt`` and ``last_enhancer`` beside ``last.pt``, float32, to be loaded with
+    ``GLAREEnhance(folder)``; a resumed training goes on from the latter. After training `enhance` holds the
+    best weights, as the ``YOLO`` does. There is no running average of the enhancer, as there is of the
+    detector: what is saved are the very weights that were validated.
+
+    Args:
+        enhance: what the detector looks through.
+        lr_share: the enhancer's learning rate as a share of the detector's.
+
+    Raises:
+        ValueError: when a training with a trainable enhancer starts on several devices, among which its
+            gradient would not be shared.
+    """
+    parameters = list(enhance.parameters())  # none where it is frozen
+
+    class Trainer(DetectionTrainer):
+        def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+            batch = super().preprocess_batch(batch)
+            batch["img"] = enhance(batch["img"])
+            return batch
+
+        def plot_training_samples(self, batch: dict[str, Any], ni: int) -> None:
+            super().plot_training_samples({**batch, "img": batch["img"].detach()}, ni)
+
+        def get_validator(self) -> Any:
+            plain: Any = super().get_validator()
+            return validator_behind(enhance)(plain.dataloader, plain.save_dir, plain.args, plain.callbacks)
+
+        def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            optimizer: Any = super().build_optimizer(*args, **kwargs)
+            if parameters:
+                if self.world_size > 1:
+                    raise ValueError(
+                        f"Expected one device to train an enhancer on but got {self.world_size}."
+                    )
+                if enhance.device is None:
+                    enhance.to(self.device)
+                plainest = min(optimizer.param_groups, key=lambda group: (group["lr"], group["weight_decay"]))
+                own = {"params": parameters, "param_group": "enhancer", "use_muon": False}
+                own |= {"lr": lr_share * plainest["lr"], "weight_decay": 0.0}
+                optimizer.add_param_group({**plainest, **own})
+            return optimizer
+
+        def optimizer_step(self) -> None:
+            # Ultralytics cuts the detector's gradient to a norm of 10; both are still multiplied by the scale.
+            nn.utils.clip_grad_norm_(parameters, 10.0 * self.scaler.get_scale())
+            super().optimizer_step()
+
+        def save_model(self) -> Any:
+            saved = super().save_model()
+            if parameters:
+                checkpoints = [self.last, *([self.best] if self.best_fitness == self.fitness else [])]
+                for checkpoint in checkpoints:
+                    glare_weights.save(enhance.model, _beside(checkpoint), torch.float32)
+            return saved
+
+        def _load_checkpoint_state(self, ckpt: Any) -> None:  # when resumed, and after a loss of NaN
+            super()._load_checkpoint_state(ckpt)
+            self._load_enhancer(self.last)
+
+        def final_eval(self) -> None:
+            self._load_enhancer(self.best)  # `best.pt` was not trained behind the last one
+            super().final_eval()
+
+        def _load_enhancer(self, checkpoint: Path) -> None:
+            if parameters and _beside(checkpoint).is_dir():
+                enhance.model.load_state_dict(glare_weights.load(_beside(checkpoint)).state_dict())
+
+    return Trainer
+
+
+def _beside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.stem}_enhancer")

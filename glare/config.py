@@ -147,6 +147,7 @@ PRESETS: dict[str, GLAREConfig] = {
         norm_groups=8,
         attention_grid=16,
         level_attention=False,
+        latent_channels=6,
         codes=2048,
         condition_channels=32,
         flow_plain_steps=1,

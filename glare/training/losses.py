@@ -33,10 +33,21 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     return result.mean()
 
 
-class Restoration(nn.Module):
-    """L1 + 0.2·(1 − MS-SSIM), and what frozen networks see of the difference where there are such networks.
+def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
+    """L1 of what is left of the 4×4 means without their grey, a scalar.
 
-    The paper's stage III with L1 for smooth L1, and LPIPS (Zhang et al., CVPR 2018) for its VGG term.
+    Both other terms live from structure, which colour hardly changes: a codebook that was trained without this one
+    learns grey first, and keeps its few latent channels for that.
+    """
+    pooled = (F.avg_pool2d(t, 4) for t in (image, reference))
+    return F.l1_loss(*(t - t.mean(1, keepdim=True) for t in pooled))
+
+
+class Restoration(nn.Module):
+    """L1 + 0.2·(1 − MS-SSIM) + colour, and what frozen networks see of the difference where there are such networks.
+
+    The paper's stage III with L1 for smooth L1, a term for colour (`colour_loss`), and LPIPS (Zhang et al., CVPR
+    2018) for its VGG term.
 
     Args:
         perceptual: (B,3,H,W) in [0,1] twice -> (B,), e.g. `glare.metrics.lpips_alex`.
@@ -62,7 +73,9 @@ class Restoration(nn.Module):
         """
         perceptual, features = self._frozen
         loss = F.l1_loss(image, reference) + 0.2 * (1.0 - ms_ssim(image, reference))
-        parts = {"restoration": loss.detach()}
+        colour = colour_loss(image, reference)
+        parts = {"restoration": loss.detach(), "colour": colour.detach()}
+        loss = loss + colour
         if perceptual is not None:
             distance = perceptual(image, reference).mean()
             loss = loss + self.perceptual_weight * distance

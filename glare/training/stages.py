@@ -183,6 +183,8 @@ class FusionStage(Stage):
     """Stage III: the second decoder; with ``joint`` the conditional encoder and the flow move with it."""
 
     lr = 5e-4
+    #: Share of the steps at another fidelity than 1, so that the user's knob leads to pictures at both of its ends.
+    other_fidelity = 0.25
     #: Weight of the likelihood that keeps the flow a flow in the joint pass.
     likelihood = 0.01
 
@@ -199,7 +201,10 @@ class FusionStage(Stage):
             latent, (feature, mean, skips) = model.restore_latent(low)
         with torch.no_grad():
             features = model.code_features(latent)
-        image = model.fusion(latent, features, skips).float()
+        fidelity = 1.0
+        if self.training and float(torch.rand(())) < self.other_fidelity:
+            fidelity = 2.0 * float(torch.rand(()))
+        image = model.fusion(latent, features, skips, fidelity).float()
         loss, logs = self.restoration(image, high)
         logs["psnr"] = psnr(image.detach().clamp(0, 1), high).mean()
         if self.joint:

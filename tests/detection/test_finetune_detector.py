@@ -1,15 +1,21 @@
+import argparse
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from detection import EXDARK_CLASSES, read_yolo, sample_set
-from detection.yolo import built_in
+from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sample_set, write_yolo
+from detection.dataset import Dataset
+from detection.enhancers import gamma
+from detection.yolo import YOLO, built_in
 
 ROOT = Path(__file__).parents[2]
 YOLO26N = ROOT.parent / "shared" / "weights" / "yolo26n.pt"
@@ -46,17 +52,107 @@ def test_halves(script: ModuleType, photographs: Path) -> None:
     assert [s.name for s in script.half(data, even=False).samples] == ["0003.png"]
 
 
-def test_written_set_says_the_same(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
-    data = read_yolo(photographs)
-    described = script.write_yolo(data, tmp_path / "written")
-    assert yaml.safe_load(described.read_text())["names"] == list(EXDARK_CLASSES)
-    cat = (tmp_path / "written" / "labels" / "0002.txt").read_text().split()
-    assert cat[0] == str(EXDARK_CLASSES.index("Cat"))
-    again = read_yolo(tmp_path / "written")  # its data.yaml names the twelve classes
-    for one, other in zip(data.samples, again.samples, strict=True):
-        np.testing.assert_allclose(other.boxes, one.boxes, atol=0.01)
-        assert np.array_equal(other.labels, one.labels)
-        assert np.array_equal(other.load(), one.load())
+def test_enhanced_set(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
+    data = darken(read_yolo(photographs), "mild", "dark")  # two images of each name
+    written = write_yolo(script.enhanced(data, "gamma", gamma), tmp_path / "written")
+    assert [s.name for s in written.samples] == [
+        f"{light}/{name}.png" for light in ("dark", "mild") for name in ("0002", "0003")
+    ]
+    brighter = {f"{s.light}/{s.name}": gamma(s.load()) for s in data.samples}
+    for sample in written.samples:
+        assert np.array_equal(sample.load(), brighter[sample.name])
+
+
+def test_enhancer_that_changes_the_size(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
+    data = script.enhanced(read_yolo(photographs), "half", lambda image: image[::2, ::2])
+    with pytest.raises(ValueError, match="Expected enhancer `half` to return"):
+        data.samples[0].load()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YOLO folder of six photographs, 96 pixels wide."""
+    root = tmp_path_factory.mktemp("small") / "set"
+    write_yolo(sample_set(), root)
+    for file in (root / "images").iterdir():
+        Image.open(file).resize((96, 64)).save(file)
+    return root
+
+
+class TestProtocol:
+    def test_raw_and_enhanced(
+        self, script: ModuleType, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        arguments = f"--data {small} --enhancers raw,glare --levels mild --epochs 1 --imgsz 64 --batch 5"
+        script.main([*arguments.split(), "--seed", "3", "--device", "cpu", "--out", str(out)])
+        table = pd.read_csv(out / "results.csv")
+        assert table[["light", "enhancer", "seed"]].to_numpy().tolist() == [
+            ["mild", "raw", 3],
+            ["mild", "glare", 3],
+        ]
+        # Behind the same enhancer: of six images the fifth is held out, and its PSNR is the enhancer's.
+        held_out = read_yolo(small)
+        held_out = darken(Dataset(held_out.samples[4:5]), "mild")
+        expected = evaluate(held_out, built_in(), {"raw": enhancer("raw"), "glare": enhancer("glare")})
+        np.testing.assert_allclose(table["PSNR"], expected["PSNR"].round(2))
+        assert (table["images"] == 1).all()
+        weights = []
+        for name in ("raw-3", "glare-3"):
+            assert yaml.safe_load((out / name / "args.yaml").read_text())["seed"] == 3
+            weights.append(YOLO(out / name / "weights" / "last.pt").model.state_dict()["model.0.conv.weight"])
+        assert not torch.equal(*weights)  # of two trainings on different images
+        printed = capsys.readouterr().out
+        assert "Trained on 5 images with" in printed
+        assert "One training per row, seed 3" in printed
+        assert "| mild | glare |" in (out / "results.md").read_text()
+
+    def test_mean_and_spread(self, script: ModuleType) -> None:
+        rows = [("raw", 0, 0.2, 3), ("glare", 0, 0.5, 3), ("raw", 1, 0.4, 3), ("glare", 1, 0.5, 3)]
+        table = pd.DataFrame(rows, columns=["enhancer", "seed", "mAP50", "boxes"])
+        table = table.assign(**{"light": "dark", "mAP50-95": 0.1, "PSNR": np.nan, "images": 2})
+        summary = script.summary(table).set_index("enhancer")
+        assert list(summary.index) == ["raw", "glare"]
+        np.testing.assert_allclose(summary["mAP50"], [0.3, 0.5])
+        np.testing.assert_allclose(summary["mAP50 std"], [np.sqrt(0.02), 0], atol=1e-4)
+        np.testing.assert_allclose(summary["mAP50-95 std"], 0)
+        assert summary["boxes"].tolist() == [3, 3]
+        assert not any("std" in column for column in script.summary(table[table["seed"] == 0]))
+
+    def test_own_test_set(self, script: ModuleType, small: Path, photographs: Path) -> None:
+        args = argparse.Namespace(data=small, test=photographs, split=None, levels="none")
+        training, testing = script.split(args)
+        assert len(training) == 6
+        assert [sample.name for sample in testing.samples] == ["0002.png", "0003.png"]
+
+    def test_splits_of_exdark(self, script: ModuleType, exdark: Any, tmp_path: Path) -> None:
+        for number, name in enumerate(("Cat/one.jpg", "Cat/two.jpg", "Cat/three.jpg"), 1):
+            exdark.add(name, "Cat 1 2 20 10", listed=f"6 1 1 {number}")  # a train, a val and a test image
+        args = argparse.Namespace(data=exdark.root, test=None, split=None, levels="none")
+        assert [[s.name for s in part.samples] for part in script.split(args)] == [
+            ["Cat/one.jpg"],
+            ["Cat/three.jpg"],
+        ]
+        (tmp_path / "own.txt").write_text("one.jpg\nthree.jpg\n")
+        args.split = (str(tmp_path / "own.txt"), "val")
+        assert [len(part) for part in script.split(args)] == [2, 1]
+
+    @pytest.mark.parametrize(
+        ("more", "problem"),
+        [
+            ("--enhancers raw,nothing", "nothing"),
+            ("--enhancers raw --seeds 0", "--seeds to be at least 1 but got 0"),
+            ("--enhancers raw --levels pitch", "pitch"),
+            ("--enhancers raw --weights nowhere.pt", "nowhere.pt"),
+        ],
+    )
+    def test_what_cannot_be(self, script: ModuleType, small: Path, more: str, problem: str) -> None:
+        with pytest.raises(SystemExit, match=problem):
+            script.main(["--data", str(small), *more.split()])
+
+    def test_neither_of_the_two(self, script: ModuleType, small: Path) -> None:
+        with pytest.raises(SystemExit):
+            script.main(["--data", str(small)])
 
 
 @pytest.mark.skipif(not YOLO26N.is_file(), reason="needs ../shared/weights/yolo26n.pt to start from")

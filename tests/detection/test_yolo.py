@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from detection import COCO_CLASSES, EXDARK_CLASSES, detector, evaluate, sample_set
 from detection.enhancers import raw
-from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
+from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, features, keep_exdark_classes, train
 
 
 def eighty_classes() -> Any:
@@ -94,6 +94,15 @@ class TestKeepClasses:
             torch.testing.assert_close(after[head]["boxes"], before[head]["boxes"])
         assert tuple(network.names.values()) == EXDARK_CLASSES
 
+    def test_a_head_without_a_second_branch(self) -> None:
+        network = YOLO("yolo11n.yaml", task="detect").model.eval()
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            before = network(image)[1]["scores"]
+            keep_exdark_classes(network)
+            after = network(image)[1]["scores"]
+        torch.testing.assert_close(after, before[:, [1, 8, 39, 5, 2, 15, 56, 41, 16, 3, 0, 60]])
+
     def test_not_twice(self) -> None:
         network = eighty_classes()
         keep_exdark_classes(network)
@@ -113,6 +122,59 @@ class TestByName:
     def test_no_such_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="nothing"):
             detector(str(tmp_path / "nothing.pt"))
+
+
+class TestFromNetwork:
+    def test_finds_the_same(self) -> None:
+        image = sample_set().samples[3].load()
+        one, other = built_in(), YOLODetector.from_network(built_in().network)
+        assert other.names == one.names
+        np.testing.assert_array_equal(other([image])[0].boxes, one([image])[0].boxes)
+
+    def test_image_size(self) -> None:
+        image, sizes = sample_set().samples[3].load(), []
+        for size in (64, 128):
+            network = built_in().network
+            network.model[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+            YOLODetector.from_network(network, image_size=size)([image])
+        assert set(sizes) == {64, 128}
+
+
+class TestFeatures:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """The packaged detector as a checkpoint: its batch norms have seen photographs."""
+        model = YOLO(str(WEIGHTS / "yolo26n-exdark.yaml"), task="detect")
+        model.model = built_in().network
+        model.save(tmp_path / "own.pt")
+        return tmp_path / "own.pt"
+
+    def test_maps_are_what_the_head_reads(self, file: Path) -> None:
+        images = torch.rand(2, 3, 64, 96)
+        read: list[torch.Tensor] = []
+        network = YOLO(file, task="detect").model.eval()
+        network.model[-1].register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0]))
+        with torch.no_grad():
+            network(images)
+            maps = features(file)(images)
+        assert [tuple(one.shape[2:]) for one in maps] == [(8, 12), (4, 6), (2, 3)]
+        for one, other in zip(maps, read, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+    def test_gradient_reaches_the_image_and_no_parameter(self, file: Path) -> None:
+        images = torch.rand(1, 3, 64, 64, requires_grad=True)
+        loss = torch.stack([one.square().mean() for one in features(file)(images)]).sum()
+        reached, nodes = [], {loss.grad_fn}
+        while nodes:
+            node = nodes.pop()
+            reached += [node.variable] if hasattr(node, "variable") else []
+            nodes |= {before for before, _ in node.next_functions if before is not None}
+        assert reached
+        assert all(leaf is images for leaf in reached)
+        loss.backward()
+        assert images.grad is not None
+        assert images.grad.isfinite().all()
+        assert images.grad.abs().max() > 0
 
 
 def test_train(tmp_path: Path) -> None:
