@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image
+from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image, Sample, load_image
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -238,6 +238,27 @@ class Folder:
 
 def _key(*parts: str) -> str:
     return "/".join(parts).lower()
+
+
+def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample) -> Pixels:
+    """Return what an enhancer makes of a sample's image, or made of it before.
+
+    Args:
+        name: of the enhancer, for the error.
+        enhance: the enhancer, or a folder of its images.
+        image: the sample's, (H, W, 3) uint8 RGB; an enhancer may write into it.
+        sample: the sample.
+
+    Raises:
+        ValueError: if that is not of the shape and kind of `image`.
+        OSError: if the folder has no such image, or it cannot be read.
+    """
+    if isinstance(enhance, Folder):
+        enhanced = load_image(enhance.find(sample.name, sample.light))
+    else:
+        enhanced = enhance(image)
+    check_enhanced(name, image, enhanced)
+    return enhanced
 
 
 def check_enhanced(name: str, image: Pixels, enhanced: object) -> None:

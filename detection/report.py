@@ -65,10 +65,12 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
     _write(rounded(table).to_csv(index=False), Path(path))
 
 
-def write_markdown(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
-    """Write a table of `evaluate` as Markdown: its overview, the notes as a list, and the details."""
-    text = _markdown(overview(table)) + "\n\n" + "".join(f"- {note}\n" for note in notes)
-    _write(f"{text}\nRecall, AP by size, and AP50 by class:\n\n{_markdown(details(table))}\n", Path(path))
+def write_markdown(
+    table: pd.DataFrame, notes: Sequence[str], path: str | Path, more: pd.DataFrame | None = None
+) -> None:
+    """Write a table as Markdown, with the notes under it as a list, and `more` of it under those."""
+    text = _markdown(table) + "\n\n" + "".join(f"- {note}\n" for note in notes)
+    _write(text if more is None else f"{text}\n{_markdown(more)}\n", Path(path))
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -42,6 +42,7 @@ from detection.enhancers import NAMES, enhancer, raw
 from detection.evaluate import collect
 from detection.report import (
     Panel,
+    details,
     overview,
     rounded,
     save_picture,
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
             1, f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}."
         )
     write_csv(table, args.out / "results.csv")
-    write_markdown(table, notes, args.out / "results.md")
+    write_markdown(overview(table), notes, args.out / "results.md", more=details(table))
     print(rounded(overview(table)).to_string(index=False, na_rep=""))
     print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
 
