@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image, Sample, load_image
+from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -254,7 +254,8 @@ def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sa
         OSError: if the folder has no such image, or it cannot be read.
     """
     if isinstance(enhance, Folder):
-        enhanced = load_image(enhance.find(sample.name, sample.light))
+        file = enhance.find(sample.name, sample.light)
+        enhanced = load_image(file)
     else:
         enhanced = enhance(image)
     check_enhanced(name, image, enhanced)

@@ -1,19 +1,12 @@
-import contextlib
-import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from skimage.filters import gaussian
 
 from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
 from detection.dataset import Pixels
 from detection.evaluate import psnr, ssim
-from detection.scores import mean_average_precision
 
 
 def sample(
@@ -34,106 +27,7 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> D
     )
 
 
-ONE = pytest.approx((1.0, 1.0))
-BOX, FAR = [0.0, 0.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
-
-
-class TestMeanAveragePrecision:
-    def test_one_box_found(self) -> None:
-        # pycocotools would give 0 here if our only annotation had the id 0.
-        assert mean_average_precision([sample([BOX], [0])], [found([BOX], [0], [0.9])], 12) == ONE
-
-    def test_half_of_the_boxes_found(self) -> None:
-        # Precision is 1 up to a recall of 0.5: 51 of the 101 recall points.
-        map50, map50_95 = mean_average_precision([sample([BOX, FAR], [0, 0])], [found([BOX], [0], [0.9])], 12)
-        assert map50 == pytest.approx(51 / 101)
-        assert map50_95 == pytest.approx(51 / 101)
-
-    def test_false_alarm_above_the_hit(self) -> None:
-        # The hit comes second: precision 1/2 at every recall.
-        boxes = found([FAR, BOX], [0, 0], [0.9, 0.8])
-        assert mean_average_precision([sample([BOX], [0])], [boxes], 12)[0] == pytest.approx(0.5)
-
-    def test_loose_box_counts_at_low_overlap_only(self) -> None:
-        # 31 of 50 columns overlap: IoU 0.62 passes 0.50, 0.55 and 0.60 of the ten thresholds.
-        loose = found([[0, 0, 31, 50]], [0], [0.9])
-        map50, map50_95 = mean_average_precision([sample([BOX], [0])], [loose], 12)
-        assert map50 == pytest.approx(1.0)
-        assert map50_95 == pytest.approx(0.3)
-
-    def test_mean_is_over_classes_that_occur(self) -> None:
-        truth = [sample([BOX, FAR], [0, 5])]
-        boxes = found([BOX, FAR], [0, 7], [0.9, 0.9])  # class 5 is missed, class 7 does not occur
-        assert mean_average_precision(truth, [boxes], 12)[0] == pytest.approx(0.5)
-
-    def test_crowd_is_neither_hit_nor_miss(self) -> None:
-        truth = [sample([BOX, FAR], [0, 0], [False, True])]
-        boxes = found([FAR, BOX], [0, 0], [0.9, 0.8])
-        assert mean_average_precision(truth, [boxes], 12)[0] == pytest.approx(1.0)
-
-    def test_nothing_found(self) -> None:
-        assert mean_average_precision([sample([BOX], [0])], [found([], [], [])], 12) == (0.0, 0.0)
-
-    def test_nothing_to_find(self) -> None:
-        for truth in (sample([], []), sample([BOX], [0], [True])):
-            assert np.isnan(mean_average_precision([truth], [found([BOX], [0], [0.9])], 12)).all()
-
-    def test_false_alarm_in_an_image_without_boxes(self) -> None:
-        truth = [sample([BOX], [0]), sample([], [])]
-        boxes = [found([BOX], [0], [0.8]), found([FAR], [0], [0.9])]
-        assert mean_average_precision(truth, boxes, 12)[0] == pytest.approx(0.5)
-
-    def test_lengths(self) -> None:
-        with pytest.raises(ValueError, match="Expected 1 detections"):
-            mean_average_precision([sample([BOX], [0])], [], 12)
-
-    def test_equals_pycocotools_on_files(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        truth, results, images, marks, lines = [], [], [], [], []
-        for image in range(1, 21):
-            corners = rng.uniform(0, 60, (6, 2))
-            boxes = np.hstack([corners, corners + rng.uniform(10, 40, (6, 2))])
-            labels = rng.integers(0, 3, 6)
-            guesses, scores = boxes + rng.normal(0, 3, boxes.shape), rng.uniform(size=6)
-            guessed = np.where(rng.uniform(size=6) < 0.8, labels, rng.integers(0, 3, 6))
-            truth.append(sample(boxes.tolist(), labels.tolist()))
-            results.append(found(guesses.tolist(), guessed.tolist(), scores.tolist()))
-            images.append({"id": image})
-            for box, label in zip(boxes, labels, strict=True):
-                w, h = box[2] - box[0], box[3] - box[1]
-                marks.append(
-                    {
-                        "id": len(marks) + 1,
-                        "image_id": image,
-                        "category_id": int(label),
-                        "bbox": [box[0], box[1], w, h],
-                        "area": w * h,
-                        "iscrowd": 0,
-                    }
-                )
-            for box, label, score in zip(guesses, guessed, scores, strict=True):
-                lines.append(
-                    {
-                        "image_id": image,
-                        "category_id": int(label),
-                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                        "score": score,
-                    }
-                )
-        categories = [{"id": number} for number in range(3)]
-        (tmp_path / "truth.json").write_text(
-            json.dumps({"images": images, "annotations": marks, "categories": categories})
-        )
-        (tmp_path / "found.json").write_text(json.dumps(lines))
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(tmp_path / "truth.json"))
-            direct = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), "bbox")
-            direct.evaluate()
-            direct.accumulate()
-            direct.summarize()
-        ours = mean_average_precision(truth, results, 3)
-        assert 0.2 < ours[1] < ours[0] < 1
-        assert ours == pytest.approx((direct.stats[1], direct.stats[0]), abs=1e-12)
+BOX = [0.0, 0.0, 50.0, 50.0]
 
 
 class TestQuality:
