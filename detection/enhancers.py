@@ -230,6 +230,7 @@ class Folder:
         parts = PurePosixPath(name).with_suffix("").parts
         found = self._files.get(_key(*parts)) or self._files.get(_key(*parts[-1:])) or []
         found = [file for file in found if file.is_relative_to(root)]
+        found = [file for file in found if file.name.lower() == PurePosixPath(name).name.lower()] or found
         if len(found) != 1:
             listed = ", ".join(str(file.relative_to(self.path)) for file in found) or "none"
             raise FileNotFoundError(f"expected one image of that name in {root} but got {listed}")
