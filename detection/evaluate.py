@@ -376,7 +376,7 @@ class _Run:
             already = enhanced_by(name, enhance, image, sample)
             return already, Cost(float("nan"), float("nan")), enhance.find(sample.name, sample.light)
         if enhance is raw:
-            return image, Cost(0.0, float("nan")), None
+            return image.copy(), Cost(0.0, float("nan")), None
 
         def make() -> tuple[Pixels, Cost]:
             self.warm_up(enhance, lambda: enhance(image[:64, :64].copy()))
