@@ -210,7 +210,7 @@ def squares(*lights: str, places: Sequence[str] = ("",), count: int = 6) -> Data
 
 def lift(image: Pixels) -> Pixels:
     """Bring every square above the half, each to its own brightness."""
-    return np.where(image > 0, image // 2 + 100, 0).astype(np.uint8)
+    return np.where(image > 0, image // 2 + 96, 0).astype(np.uint8)
 
 
 class TestGroups:
