@@ -7,8 +7,8 @@ twelve-class detector. Writes ``results.csv``, ``results.md`` and one side-by-si
     python experiments/detect_exdark.py --data my_set/annotations.json --enhancers raw,glare,my_module:enhance
     python experiments/detect_exdark.py --data exdark --split test
 
-A run that was killed goes on where it was. ``accelerate launch`` in place of ``python`` shares the photographs among
-processes or machines; the table is the same.
+A run that was killed goes on where it was. ``accelerate launch`` in place of ``python`` (on CPUs ``torchrun``) shares
+the photographs among processes or machines; the table is the same.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ from detection.report import (
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
 
+# How many processes there are, as torchrun and the kinds of MPI tell.
+PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 CLASSES = {"exdark": EXDARK_CLASSES, "coco": COCO_CLASSES}
 
 
@@ -139,11 +141,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def join(args: argparse.Namespace) -> bool:
-    """Join the other processes, where ``accelerate launch`` started several; whether this is the first.
+    """Join the other processes, where ``accelerate launch`` or ``torchrun`` started several; whether this is the first.
 
     Each computes on its own GPU, where there are any.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if all(int(os.environ.get(name, 1)) == 1 for name in PROCESSES):
         return True
     from accelerate import PartialState
 

@@ -195,18 +195,10 @@ def test_two_processes_make_the_table_of_one(
 ) -> None:
     module = "ours_for_detect_exdark"
     words = f"--data {two} --levels mild,extreme {ours_in} --enhancers raw,gamma,{module}:lift".split()
-    launch = [
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--dynamo_backend",
-        "no",
-    ]
+    # As accelerate itself does, which starts several on GPUs alone.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
-        [sys.executable, "-m", *launch, "--mixed_precision", "no", str(SCRIPT), *words, "--out", "shared"],
+        [*launch, str(SCRIPT), *words, "--out", "shared"],
         check=True,
         capture_output=True,
         timeout=120,
