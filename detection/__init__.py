@@ -7,6 +7,7 @@
 
 try:
     from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
+    from detection.cache import Cache
     from detection.coco import read_coco, write_coco
     from detection.darkened import write_darkened
     from detection.dataset import Dataset, Sample, darken
@@ -18,7 +19,7 @@ try:
     from detection.readers import read_dataset
     from detection.sample import sample_set
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "skimage"):
+    if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "scipy", "skimage"):
         raise
     raise ModuleNotFoundError(
         f"The detection side needs {error.name}: pip install 'glare-torch[detection]'.", name=error.name
@@ -27,6 +28,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "COCO_CLASSES",
     "EXDARK_CLASSES",
+    "Cache",
     "Dataset",
     "Detections",
     "Detector",

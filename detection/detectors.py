@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torchvision
+from torch import nn
 from torchvision.models import detection as zoo
 from torchvision.models import get_model, get_model_weights, list_models
 
 from detection.boxes import Detections
+from detection.cache import fingerprint
 from detection.dataset import Pixels
+from detection.enhancers import source, yours
 
 BUILT_IN = "yolo26n-exdark"
 """The detector in the package: yolo26n with ExDark's twelve classes."""
@@ -20,7 +26,11 @@ BUILT_IN = "yolo26n-exdark"
 
 @runtime_checkable
 class Detector(Protocol):
-    """Anything that finds objects in images."""
+    """Anything that finds objects in images.
+
+    One with a ``str`` attribute ``identity``, which changes with whatever changes its results, can be kept in a
+    `detection.cache.Cache`.
+    """
 
     @property
     def names(self) -> Sequence[str]:
@@ -38,24 +48,63 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
     """Return a detector by name.
 
     Args:
-        name: ``yolo26n-exdark`` (in the package), a detector of torchvision such as
-            ``fasterrcnn_mobilenet_v3_large_fpn``, or any name or path ultralytics takes. A checkpoint of
-            ultralytics is a pickle: name only files you trust.
+        name: one of
+
+            - ``yolo26n-exdark`` (in the package);
+            - a detector of torchvision such as ``fasterrcnn_mobilenet_v3_large_fpn``, or
+              ``fasterrcnn_mobilenet_v3_large_fpn=FILE`` with its `weights`;
+            - ``module:callable``, a function of yours that takes nothing and returns a `Detector`;
+            - any name or path ultralytics takes. A checkpoint of ultralytics is a pickle: name only files you
+              trust.
         weights: for torchvision's detectors a file with a ``state_dict``; by default torchvision downloads
             its own.
-        device: where it computes.
+        device: where it computes; yours decides for itself.
 
     Raises:
-        ValueError: if `weights` is given for another detector than torchvision's.
+        ValueError: if `weights` is given for another detector than torchvision's, the module has no such
+            callable or what that returns is no `Detector`.
         FileNotFoundError: if ultralytics knows no such name or file.
+        ModuleNotFoundError: if the module is not there.
     """
-    if name in list_models(module=zoo):
-        return TorchvisionDetector(name, weights=weights, device=device)
+    architecture, _, file = name.partition("=")
+    if architecture in list_models(module=zoo):
+        return TorchvisionDetector(architecture, weights=weights or file or None, device=device)
     if weights is not None:
         raise ValueError(f"Expected argument `weights` with a detector of torchvision but got {name!r}.")
+    if re.fullmatch(r"[\w.]+:\w+", name):
+        found = yours(name)()
+        if not isinstance(found, Detector):
+            raise ValueError(f"Expected {name!r} to return a Detector but got {type(found).__name__}.")
+        if not hasattr(found, "identity"):
+            return _Yours(found, f"{name} {source(name.partition(':')[0])}")
+        return found
     from detection import yolo  # ultralytics is asked for by those who use it, and no one else
 
     return yolo.built_in(device) if name == BUILT_IN else yolo.YOLODetector.from_name(name, device)
+
+
+@dataclass(frozen=True)
+class _Yours:
+    """A detector from elsewhere, with an identity."""
+
+    detect: Detector
+    identity: str
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.detect.names
+
+    def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
+        return self.detect(images)
+
+
+def weights_of(network: nn.Module) -> str:
+    """Return the fingerprint of all parameters and buffers of a network, names and all."""
+    parts: list[str | bytes] = []
+    for name, tensor in network.state_dict().items():
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}"]
+        parts += [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return fingerprint(*parts)
 
 
 class TorchvisionDetector:
@@ -66,6 +115,9 @@ class TorchvisionDetector:
         weights: a file with its ``state_dict``, read with ``weights_only=True``; by default torchvision
             downloads its own.
         device: where it computes.
+
+    Attributes:
+        identity: changes with the weights and the program.
 
     Raises:
         RuntimeError: if the file's tensors are not those of the model.
@@ -81,6 +133,10 @@ class TorchvisionDetector:
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._model = model.eval().to(device)
         self._device = device
+        self.identity = (
+            f"{name} {weights_of(model)}, torch {torch.__version__} torchvision {torchvision.__version__} "
+            f"on {torch.device(device).type}"
+        )
 
     @property
     def names(self) -> Sequence[str]:

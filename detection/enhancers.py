@@ -1,14 +1,19 @@
-"""What stands in front of the detector, by name: the classics to beat, GLARE, and any callable of yours."""
+"""What stands in front of the detector, by name: the classics to beat, GLARE, and any network or callable of yours."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
+import torch
 
-from detection.dataset import Pixels
+from detection.cache import fingerprint
+from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -54,46 +59,208 @@ NAMES = (*_BY_NAME, "glare")
 """The built-in enhancers."""
 
 
-def enhancer(name: str, device: str = "cpu") -> Enhancer:
+@dataclass(frozen=True)
+class Named:
+    """An enhancer, and what its result depends on besides the image.
+
+    Attributes:
+        enhance: the enhancer.
+        identity: changes with whatever changes the result; what a `detection.cache.Cache` knows it by.
+    """
+
+    enhance: Enhancer
+    identity: str
+
+    def __call__(self, image: Pixels) -> Pixels:
+        """Enhance (H, W, 3) uint8 RGB."""
+        return self.enhance(image)
+
+
+def enhancer(name: str, device: str = "cpu") -> Enhancer | Folder:
     """Return an enhancer by name.
 
     Args:
-        name: one of `NAMES`; ``glare@0.5`` for GLARE at a fidelity of 0.5; or ``module:callable`` for a
-            function of yours that takes and returns (H, W, 3) uint8 RGB.
-        device: where GLARE computes.
+        name: one of
+
+            - `NAMES`;
+            - ``glare@0.5`` for GLARE at a fidelity of 0.5, ``glare=WEIGHTS`` and ``glare=WEIGHTS@0.5`` with
+              other weights than the packaged ones: whatever `GLAREEnhance` takes;
+            - ``onnx:FILE``, a network for ONNX Runtime, (1, 3, H, W) float RGB in [0,1] -> the same;
+            - ``folder:PATH``, images that were enhanced already, see `Folder`;
+            - ``module:callable``, a function of yours that takes and returns (H, W, 3) uint8 RGB.
+        device: where GLARE and ONNX Runtime compute.
+
+    Returns:
+        The enhancer, with an attribute ``identity`` for `detection.cache.Cache` unless it is ``raw`` or a folder,
+        where there is nothing to keep.
 
     Raises:
-        ValueError: if there is no enhancer of that name, the module has no such callable, or the fidelity is
-            no number.
+        ValueError: if there is no enhancer of that name, the module has no such callable, the fidelity is no
+            number, or the file is no ONNX network of one image to one image.
+        FileNotFoundError: if the weights, the file or the folder are not there.
+        ModuleNotFoundError: if the module, or ONNX Runtime, is not there.
+    """
+    if name == "raw":
+        return raw
+    if name in _BY_NAME:
+        return Named(_BY_NAME[name], f"{name} {fingerprint(Path(__file__))}")
+    if glare := re.fullmatch(r"glare(=(?P<weights>.+?))?(@(?P<fidelity>[^@]*))?", name):
+        return _glare(glare["weights"] or "glare-tiny", glare["fidelity"], device)
+    kind, colon, rest = name.partition(":")
+    if not colon or not kind or not rest:
+        raise ValueError(
+            f"Expected argument `name` to be one of {', '.join(NAMES)}, glare=WEIGHTS@FIDELITY, onnx:FILE, "
+            f"folder:PATH or module:callable but got {name!r}."
+        )
+    if kind == "onnx":
+        return _onnx(Path(rest), device)
+    if kind == "folder":
+        return Folder(Path(rest))
+    return Named(yours(name), f"{name} {source(kind)}")
+
+
+def yours(name: str) -> Callable[..., Any]:
+    """Return the callable that ``module:callable`` names.
+
+    Raises:
+        ValueError: if the module has no such callable.
         ModuleNotFoundError: if the module is not there.
     """
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    if name == "glare" or name.startswith("glare@"):
-        return _glare(name, device)
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(
-            f"Expected argument `name` to be one of {', '.join(NAMES)}, glare@FIDELITY or module:callable "
-            f"but got {name!r}."
-        )
+    module, _, attribute = name.partition(":")
     found = getattr(import_module(module), attribute, None)
     if not callable(found):
         raise ValueError(f"Expected module {module!r} to have a callable {attribute!r} but got {found!r}.")
-    yours: Enhancer = found
-    return yours
+    return found  # type: ignore[no-any-return]
 
 
-def _glare(name: str, device: str) -> Enhancer:
-    _, _, fidelity = name.partition("@")
+def source(module: str) -> str:
+    """Return the fingerprint of a module's file, or of all files of a package; what it imports is not in it."""
+    file = import_module(module).__file__
+    if file is None:
+        raise ValueError(f"Expected module {module!r} to have a file but it has none.")
+    files = sorted(Path(file).parent.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
+    return fingerprint(*files)
+
+
+def _glare(weights: str, fidelity: str | None, device: str) -> Enhancer:
     try:
-        strength = float(fidelity or 1)
+        strength = 1.0 if fidelity is None else float(fidelity)
     except ValueError as error:
         raise ValueError(f"Expected a number behind `glare@` but got {fidelity!r}.") from error
     from glare import GLAREEnhance
+    from glare.weights import find
 
-    enhance: Enhancer = GLAREEnhance(fidelity=strength, device=device)
-    return enhance
+    enhance: Enhancer = GLAREEnhance(weights, fidelity=strength, device=device)
+    return Named(
+        enhance,
+        f"glare, fidelity {strength}, weights {fingerprint(find(weights))}, program {source('glare')}, "
+        f"torch {torch.__version__} on {torch.device(device).type}",
+    )
+
+
+def _onnx(file: Path, device: str) -> Enhancer:
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected an ONNX file at {file} but there is none.")
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"The enhancer onnx:{file} needs ONNX Runtime: pip install onnxruntime.", name=error.name
+        ) from error
+    kind = torch.device(device).type
+    wanted = ["CUDAExecutionProvider"] if kind == "cuda" else []
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=[*wanted, "CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own have nothing else in common
+        raise ValueError(f"Expected an ONNX network at {file} but got stuck: {error}") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+        raise ValueError(
+            f"Expected {file} to take one float image but it takes "
+            f"{', '.join(f'{i.name}: {i.type}' for i in inputs)}."
+        )
+
+    def enhance(image: Pixels) -> Pixels:
+        batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32) / 255
+        (result, *_) = session.run(None, {inputs[0].name: batch})
+        if result.shape != batch.shape:
+            raise ValueError(f"Expected {file.name} to return {batch.shape} but got {result.shape}.")
+        pixels: Pixels = (255 * result[0].clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
+        return np.ascontiguousarray(pixels)
+
+    providers = ", ".join(session.get_providers())
+    return Named(enhance, f"onnx {fingerprint(file)}, {providers} {onnxruntime.__version__}")
+
+
+class Folder:
+    """Images that were enhanced already: a folder with one for each image of the set, under the same name.
+
+    The suffix may be another. Names match together with the folders they lie in, or else on their own, without
+    regard to case. For a set at several lights `path` may hold a folder of the name of each.
+
+    Args:
+        path: the folder; no image in it is opened yet.
+
+    Raises:
+        FileNotFoundError: if there is no image in it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._files: dict[str, list[Path]] = {}
+        for file in sorted(self.path.rglob("*")):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                *folders, name = file.relative_to(self.path).with_suffix("").parts
+                for start in range(len(folders) + 1):
+                    self._files.setdefault(_key(*folders[start:], name), []).append(file)
+        if not self._files:
+            raise FileNotFoundError(f"Expected enhanced images in {path} but there are none.")
+
+    def find(self, name: str, light: str) -> Path:
+        """Return the file of an image.
+
+        Args:
+            name: of the sample.
+            light: of the sample; matters where `path` has a folder of that name.
+
+        Raises:
+            FileNotFoundError: if there is none, or more than one to choose from.
+        """
+        root = self.path / light if (self.path / light).is_dir() else self.path
+        parts = PurePosixPath(name).with_suffix("").parts
+        found = self._files.get(_key(*parts)) or self._files.get(_key(*parts[-1:])) or []
+        found = [file for file in found if file.is_relative_to(root)]
+        found = [file for file in found if file.name.lower() == PurePosixPath(name).name.lower()] or found
+        if len(found) != 1:
+            listed = ", ".join(str(file.relative_to(self.path)) for file in found) or "none"
+            raise FileNotFoundError(f"expected one image of that name in {root} but got {listed}")
+        return found[0]
+
+
+def _key(*parts: str) -> str:
+    return "/".join(parts).lower()
+
+
+def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample) -> Pixels:
+    """Return what an enhancer makes of a sample's image, or made of it before.
+
+    Args:
+        name: of the enhancer, for the error.
+        enhance: the enhancer, or a folder of its images.
+        image: the sample's, (H, W, 3) uint8 RGB; an enhancer may write into it.
+        sample: the sample.
+
+    Raises:
+        ValueError: if that is not of the shape and kind of `image`.
+        OSError: if the folder has no such image, or it cannot be read.
+    """
+    if isinstance(enhance, Folder):
+        file = enhance.find(sample.name, sample.light)
+        enhanced = load_image(file)
+    else:
+        enhanced = enhance(image)
+    check_enhanced(name, image, enhanced)
+    return enhanced
 
 
 def check_enhanced(name: str, image: Pixels, enhanced: object) -> None:

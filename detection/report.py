@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,7 +19,8 @@ from detection.dataset import Pixels
 DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""
 
-_DECIMALS = {"mAP50": 4, "mAP50-95": 4, "PSNR": 2, "SSIM": 4, "ms": 1, "detector_ms": 1}
+_DECIMALS = {"PSNR": 2, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+_KEYS = ("detector", "light", "place", "enhancer")
 _COLOURS = (
     *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#b04fd0"),
     *("#46f0f0", "#f032e6", "#bcf60c", "#fabebe", "#00a0a0", "#d2a679"),
@@ -25,8 +28,36 @@ _COLOURS = (
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as it is printed and written: as many decimals as a column deserves."""
-    return table.round(_DECIMALS)
+    """Return the table as it is printed and written: as many decimals as a column deserves, mostly four."""
+    return table.round({column: _DECIMALS.get(str(column), 4) for column in table.select_dtypes("float")})
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of `evaluate` that answer the question: is it better than nothing, and at what price.
+
+    The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``.
+    """
+    against = [_against_raw(row) for row in table.to_dict("records")]
+    wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50", "PSNR", "SSIM", "LPIPS"]
+    wanted += ["ms", "detector_ms", "MB", "images", "boxes"]
+    if any(against):
+        table = table.assign(**{"against raw": against})
+    return table[[column for column in wanted if column in table]]
+
+
+def details(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rest of `evaluate` that is read more than reckoned with: recall, sizes and AP50 of each class."""
+    wanted = [*_KEYS, "AR", "AP_small", "AP_medium", "AP_large"]
+    wanted += [str(column) for column in table if str(column).startswith("AP50 ")]
+    return table[[column for column in wanted if column in table]]
+
+
+def _against_raw(row: Mapping[Hashable, Any]) -> str:
+    if not row.get("verdict"):
+        return ""
+    low, high = row["dmAP50_low"], row["dmAP50_high"]
+    interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return f"{row['dmAP50']:+.3f}{interval} {row['verdict']}"
 
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> None:
@@ -34,13 +65,19 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
     _write(rounded(table).to_csv(index=False), Path(path))
 
 
-def write_markdown(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
-    """Write a table of `evaluate` as Markdown, with the notes under it as a list."""
+def write_markdown(
+    table: pd.DataFrame, notes: Sequence[str], path: str | Path, more: pd.DataFrame | None = None
+) -> None:
+    """Write a table as Markdown, with the notes under it as a list, and `more` of it under those."""
+    text = _markdown(table) + "\n\n" + "".join(f"- {note}\n" for note in notes)
+    _write(text if more is None else f"{text}\n{_markdown(more)}\n", Path(path))
+
+
+def _markdown(table: pd.DataFrame) -> str:
     columns = list(table.columns)
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    _write(text + "\n\n" + "".join(f"- {note}\n" for note in notes), Path(path))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(column: str, value: object) -> str:
@@ -81,18 +118,20 @@ def side_by_side(rows: Sequence[Sequence[Panel]], classes: Sequence[str], width:
         width: of one panel, in pixels.
     """
     drawn = [[_draw(panel, classes, width) for panel in row] for row in rows]
-    sheet = Image.new(
-        "RGB",
-        (max(sum(panel.width for panel in row) for row in drawn), sum(row[0].height for row in drawn)),
-        "white",
-    )
-    top = 0
-    for row in drawn:
-        left = 0
-        for panel in row:
-            sheet.paste(panel, (left, top))
-            left += panel.width
-        top += row[0].height
+    return stacked([_pasted(row, (1, 0)) for row in drawn])
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures one below the other."""
+    return _pasted(pictures, (0, 1))
+
+
+def _pasted(pictures: Sequence[Image.Image], way: tuple[int, int]) -> Image.Image:
+    sizes = np.array([picture.size for picture in pictures])
+    size = np.where(way, sizes.sum(axis=0), sizes.max(axis=0))
+    sheet = Image.new("RGB", (int(size[0]), int(size[1])), "white")
+    for picture, place in zip(pictures, (sizes.cumsum(axis=0) - sizes) * way, strict=True):
+        sheet.paste(picture, (int(place[0]), int(place[1])))
     return sheet
 
 

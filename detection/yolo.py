@@ -24,7 +24,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections, class_map
+from detection.cache import fingerprint
 from detection.dataset import Pixels
+from detection.detectors import weights_of
 from glare import GLAREEnhance
 from glare import weights as glare_weights
 
@@ -32,6 +34,7 @@ from glare import weights as glare_weights
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 try:
+    from ultralytics import __version__ as ultralytics_version
     from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
     from ultralytics.models.yolo.model import YOLO
 except ModuleNotFoundError as error:
@@ -51,12 +54,22 @@ class YOLODetector:
         model: the model, its class names set.
         device: where it computes.
         image_size: the pixels of the longer side at which it looks at an image.
+
+    Attributes:
+        identity: changes with the weights and the program.
     """
 
     def __init__(self, model: YOLO, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> None:
         self._model = model
         self._device = device
         self._image_size = image_size
+        # Now, since ultralytics folds the normalisation into the convolutions at the first image.
+        network: Any = model.model
+        weights = weights_of(network) if isinstance(network, nn.Module) else fingerprint(Path(str(network)))
+        self.identity = (
+            f"{type(network).__name__} {weights}, score {_MIN_SCORE}, boxes {_MAX_BOXES}, size {image_size}, "
+            f"ultralytics {ultralytics_version} torch {torch.__version__} on {torch.device(device).type}"
+        )
 
     @classmethod
     def from_name(cls, name: str | Path, device: str = "cpu") -> YOLODetector:

@@ -43,7 +43,7 @@ from detection import (
     write_yolo,
 )
 from detection.dataset import Pixels
-from detection.enhancers import check_enhanced, enhancer, raw
+from detection.enhancers import Folder, enhanced_by, enhancer, raw
 from detection.report import rounded, write_csv, write_markdown
 from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from glare.data.degrade import LEVELS
@@ -174,14 +174,11 @@ def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     return training, testing
 
 
-def enhanced(data: Dataset, name: str, enhance: Enhancer) -> Dataset:
+def enhanced(data: Dataset, name: str, enhance: Enhancer | Folder) -> Dataset:
     """The set as an enhancer shows it to a detector that is to be trained."""
 
     def load(sample: Sample) -> Pixels:
-        image = sample.load()
-        seen = enhance(image)
-        check_enhanced(name, image, seen)
-        return seen
+        return enhanced_by(name, enhance, sample.load(), sample)
 
     # A name may come again in another light.
     samples = (replace(s, name=f"{s.light}/{s.name}") for s in data.samples)
@@ -279,7 +276,9 @@ def measure(detector: YOLODetector, data: Dataset) -> dict[str, tuple[float, flo
     table = evaluate(data, detector, {"raw": raw}, progress=True)
     dark = evaluate(darken(data, *LEVELS), detector, {"raw": raw}, progress=True)
     scores = {"clean": (table["mAP50"][0], table["mAP50-95"][0])}
-    return scores | {r["light"]: (r["mAP50"], r["mAP50-95"]) for r in dark.to_dict("records")}
+    return scores | {
+        r["light"]: (r["mAP50"], r["mAP50-95"]) for r in dark.to_dict("records") if r["light"] in LEVELS
+    }
 
 
 def card(

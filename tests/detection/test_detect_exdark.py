@@ -1,8 +1,12 @@
 import csv
 import importlib.util
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +67,10 @@ def test_two_photographs(
         ("mild", "gamma"),
         ("extreme", "raw"),
         ("extreme", "gamma"),
+        ("all", "raw"),
+        ("all", "gamma"),
     ]
-    assert {(row["images"], row["boxes"]) for row in rows} == {("2", "3")}
+    assert [(row["images"], row["boxes"]) for row in rows] == [("2", "3")] * 4 + [("4", "6")] * 2
 
     night = darken(read_coco(two / "annotations.json"), "mild", "extreme", seed=3)
     table = evaluate(night, detector(), {name: enhancer(name) for name in ("raw", "gamma")})
@@ -74,14 +80,20 @@ def test_two_photographs(
         assert float(row["ms"]) >= 0
 
     text = (out / "results.md").read_text()
-    assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | mAP50-95 | PSNR | SSIM | ms |")
+    assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | against raw | mAP50-95 | VOC_AP50 |")
+    assert "| light | enhancer | AR | AP_small | AP_medium | AP_large | AP50 Bicycle |" in text
+    assert re.search(
+        r"\| mild \| gamma \| [01]\.\d{4} \| [+-]0\.\d{3} \[.*\] (within noise|better|worse) \|", text
+    )
     assert "2 images with 3 boxes" in text
+    assert "Used 4 of 6 images" in text
     assert "Fault: broken.png" in text
     printed = capsys.readouterr().out
     assert "extreme" in printed
     assert "Fault: broken.png" in printed
 
     assert sorted(file.name for file in out.iterdir()) == [
+        "cache",
         "chelsea.jpg",
         "coffee.jpg",
         "results.csv",
@@ -114,7 +126,11 @@ def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_p
     run = f"--data {exdark.root} --enhancers raw --device cpu --out {tmp_path / 'out'}".split()
     main(run)
     rows = read(tmp_path / "out" / "results.csv")
-    assert [(row["light"], row["images"]) for row in rows] == [("Screen", "1"), ("Twilight", "1")]
+    assert [(row["light"], row["images"]) for row in rows] == [
+        ("Screen", "1"),
+        ("Twilight", "1"),
+        ("all", "2"),
+    ]
     assert all(float(row["mAP50"]) == 1 for row in rows)
     text = (tmp_path / "out" / "results.md").read_text()
     assert "ExDark, test: 2 of 3 images" in text
@@ -133,6 +149,97 @@ def test_built_in_set_says_what_it_is(
     assert len(list(tmp_path.glob("*.jpg"))) == 6
 
 
+OURS = """
+import os
+import numpy as np
+from detection import Detections
+
+def lift(image):
+    with open("pids", "a") as file:
+        file.write(f"{os.getpid()} ")
+    return np.where(image > 30, image, image // 2 + 40).astype(np.uint8)
+
+def fails_on_coffee(image):
+    if image.shape[:2] == (400, 600):
+        raise RuntimeError("no coffee")
+    return image
+
+class Halves:
+    names = ("cat", "dining table", "cup")
+    def __call__(self, images):
+        found = []
+        for image in images:
+            height, width, _ = image.shape
+            boxes = np.array([[0, 0, width, height], [width * image.mean() / 255, 0, width, height]])
+            found.append(Detections(boxes, np.array([0.4, 0.6]), np.array([len(image) % 3, 0])))
+        return found
+"""
+
+
+@pytest.fixture
+def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a module of ours, to be run in."""
+    (tmp_path / "ours_for_detect_exdark.py").write_text(OURS)
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    sys.modules.pop("ours_for_detect_exdark", None)
+
+
+ours_in = "--detector ours_for_detect_exdark:Halves --device cpu"
+
+
+def test_two_processes_make_the_table_of_one(
+    main: Callable[[list[str]], None], ours: Path, two: Path
+) -> None:
+    module = "ours_for_detect_exdark"
+    words = f"--data {two} --levels mild,extreme {ours_in} --enhancers raw,gamma,{module}:lift".split()
+    # As accelerate itself does, which starts several on GPUs alone.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*launch, str(SCRIPT), *words, "--out", "shared"],
+        check=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])},
+    )
+    assert len(set((ours / "pids").read_text().split())) == 2  # each had its share
+    main([*words, "--out", "alone"])
+    shared, alone = (read(ours / name / "results.csv") for name in ("shared", "alone"))
+    for row, expected in zip(shared, alone, strict=True):
+        for column in ("ms", "detector_ms", "MB", "detector_MB"):
+            del row[column], expected[column]
+        assert row == expected
+    assert len(alone) == 9
+    assert "Fault: broken.png" in (ours / "shared" / "results.md").read_text()
+    assert (ours / "shared" / "chelsea.jpg").is_file()
+    assert (ours / "shared" / "coffee.jpg").is_file()
+    # What two have made, one need not make again: the table has their times.
+    main([*words, "--out", "again", "--cache", "shared/cache"])
+    again = read(ours / "again" / "results.csv")
+    assert again == read(ours / "shared" / "results.csv")
+
+
+def test_faults_and_several_detectors(
+    main: Callable[[list[str]], None], ours: Path, two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = "ours_for_detect_exdark"
+    words = f"--data {two} --levels dark --device cpu --enhancers raw,{module}:fails_on_coffee --out out"
+    main([*words.split(), "--detector", f"yolo26n-exdark,{module}:Halves"])
+    rows = read(ours / "out" / "results.csv")
+    assert [(row["detector"], row["images"]) for row in rows] == [
+        ("yolo26n-exdark", "1"),
+        ("yolo26n-exdark", "1"),
+        (f"{module}:Halves", "1"),
+        (f"{module}:Halves", "1"),
+    ]
+    printed = capsys.readouterr().out
+    assert f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: no coffee" in printed
+    assert "Used 1 of 3 images" in printed
+    assert f"By day, before darkening: {module}:Halves: mAP50" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +248,10 @@ def test_built_in_set_says_what_it_is(
         ("--data {two}/annotations.json --split val", "`split` with ExDark alone"),
         ("--enhancers raw,magic", "'magic'"),
         ("--enhancers no_such_module:enhance", "no_such_module"),
+        ("--enhancers raw,onnx:{two}/gone.onnx", r"gone\.onnx"),
+        ("--enhancers raw,folder:{two}/gone", "enhanced images in"),
+        ("--detector no_such_module:Detector", "no_such_module"),
+        ("--lpips {two}/gone.pth", r"gone\.pth"),
         ("--levels dusk", "mild, dark, extreme but got 'dusk'"),
         ("--detector {two}/missing.pt --enhancers raw", r"missing\.pt"),
     ],

@@ -1,13 +1,15 @@
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage.color import lab2rgb, rgb2lab
 
 from detection import enhancer, sample_set
-from detection.enhancers import NAMES, check_enhanced
-from glare import GLAREEnhance
+from detection.enhancers import NAMES, Folder, check_enhanced
+from glare import GLAREEnhance, weights
 
 WEIGHTS = Path(__file__).parents[2] / "glare" / "pretrained" / "glare-tiny"
 trained = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="glare-tiny is not trained yet")
@@ -97,9 +99,33 @@ class TestGLARE:
     @trained
     @pytest.mark.parametrize(("name", "fidelity"), [("glare", 1.0), ("glare@0.5", 0.5)])
     def test_fidelity_is_in_the_name(self, name: str, fidelity: float) -> None:
-        glare = enhancer(name)
+        glare = enhancer(name).enhance
         assert isinstance(glare, GLAREEnhance)
+        assert glare.weights == "glare-tiny"
         assert glare.fidelity == fidelity
+
+    @trained
+    @pytest.mark.parametrize(("behind", "fidelity"), [("", 1.0), ("@0.5", 0.5)])
+    def test_weights_are_in_the_name(self, tmp_path: Path, behind: str, fidelity: float) -> None:
+        folder = tmp_path / "at@home"
+        shutil.copytree(WEIGHTS, folder)
+        # Where the path has an @, the fidelity has to be said: what is behind the last one is it.
+        name = f"glare={folder}{behind or '@1'}"
+        glare = enhancer(name).enhance
+        assert (glare.weights, glare.fidelity) == (str(folder), fidelity)
+        assert enhancer(f"glare={WEIGHTS}").enhance.fidelity == 1.0
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            enhancer("glare=nowhere@0.5")
+
+    @trained
+    def test_identity_changes_with_weights_and_fidelity(self, tmp_path: Path) -> None:
+        same, other = tmp_path / "same", tmp_path / "other"
+        shutil.copytree(WEIGHTS, same)
+        weights.save(weights.load(WEIGHTS), other, dtype=torch.bfloat16)
+        packaged = enhancer("glare").identity
+        assert enhancer(f"glare={same}").identity == packaged
+        assert enhancer(f"glare={other}").identity != packaged
+        assert enhancer("glare@0.9").identity != packaged
 
     def test_fidelity_out_of_range(self) -> None:
         with pytest.raises(ValueError, match=r"`fidelity` to be in \[0, 2\] but got 3\.0"):
@@ -111,6 +137,123 @@ class TestGLARE:
         enhanced = enhancer("glare")(dark)
         check_enhanced("glare", dark, enhanced)
         assert enhanced.mean() > 1.5 * dark.mean()
+
+
+class Brighter(torch.nn.Module):
+    """Values outside [0,1], as networks make them, and red at another place than blue."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * torch.tensor([3.0, 1.0, 0.5]).view(1, 3, 1, 1) - 0.1
+
+
+def export(module: torch.nn.Module, file: Path, *inputs: torch.Tensor) -> Path:
+    anywhere = {2: "height", 3: "width"}
+    names = [f"input{i}" for i in range(len(inputs))]
+    torch.onnx.export(
+        module,
+        inputs,
+        file,
+        input_names=names,
+        output_names=["out"],
+        dynamic_axes=dict.fromkeys([*names, "out"], anywhere),
+        dynamo=False,
+    )
+    return file
+
+
+class TestONNX:
+    image = torch.zeros(1, 3, 8, 8)
+
+    @pytest.fixture(autouse=True)
+    def packages(self) -> None:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+
+    def test_is_what_the_network_makes(self, tmp_path: Path, cat: np.ndarray) -> None:
+        file = export(Brighter(), tmp_path / "brighter.onnx", self.image)
+        enhanced = enhancer(f"onnx:{file}")(cat)
+        check_enhanced("onnx", cat, enhanced)
+        with torch.no_grad():
+            expected = Brighter()(torch.from_numpy(cat.copy()).permute(2, 0, 1)[None] / 255)
+        expected = (255 * expected[0].clamp(0, 1)).round().permute(1, 2, 0).numpy()
+        assert np.abs(enhanced - expected).max() <= 1  # where both are half way between two values
+        assert (enhanced == expected).mean() > 0.99
+
+    def test_identity_is_of_the_file(self, tmp_path: Path) -> None:
+        one = export(Brighter(), tmp_path / "one.onnx", self.image)
+        two = export(torch.nn.Sigmoid(), tmp_path / "two.onnx", self.image)
+        copy = shutil.copy(one, tmp_path / "three.onnx")
+        identities = [enhancer(f"onnx:{file}").identity for file in (one, two, copy)]
+        assert identities[0] == identities[2] != identities[1]
+
+    def test_mistakes(self, tmp_path: Path, cat: np.ndarray) -> None:
+        with pytest.raises(FileNotFoundError, match=r"ONNX file at .*gone\.onnx"):
+            enhancer(f"onnx:{tmp_path / 'gone.onnx'}")
+        (tmp_path / "text.onnx").write_text("no network")
+        with pytest.raises(ValueError, match=r"ONNX network at .*text\.onnx"):
+            enhancer(f"onnx:{tmp_path / 'text.onnx'}")
+
+        class Sum(torch.nn.Module):
+            def forward(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+                return one + two
+
+        two = export(Sum(), tmp_path / "sum.onnx", self.image, self.image)
+        with pytest.raises(ValueError, match=r"to take one float image but it takes input0: .*, input1"):
+            enhancer(f"onnx:{two}")
+        half = export(torch.nn.AvgPool2d(2), tmp_path / "half.onnx", self.image)
+        with pytest.raises(ValueError, match=r"half\.onnx to return \(1, 3, .*but got \(1, 3"):
+            enhancer(f"onnx:{half}")(cat)
+
+    def test_without_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = export(Brighter(), tmp_path / "brighter.onnx", self.image)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(ModuleNotFoundError, match="pip install onnxruntime"):
+            enhancer(f"onnx:{file}")
+
+
+class TestFolder:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        files = (
+            "Cat/a.JPG.png",
+            "Cat/b.png",
+            "Dog/b.jpg",
+            "Dog/c.png",
+            "Dog/c.jpg",
+            "dark/d.png",
+            "mild/d.png",
+        )
+        for name in (*files, "Cat/b.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("name", "light", "file"),
+        [
+            ("Cat/b.jpg", "Low", "Cat/b.png"),  # another suffix, and no text
+            ("Dog/c.png", "Low", "Dog/c.png"),  # not the other suffix where there are both
+            ("dog/B.PNG", "Low", "Dog/b.jpg"),  # another case
+            ("a.JPG.jpg", "Low", "Cat/a.JPG.png"),  # in another folder, and points in the name
+            ("d.jpg", "dark", "dark/d.png"),  # of its light
+        ],
+    )
+    def test_finds(self, root: Path, name: str, light: str, file: str) -> None:
+        folder = enhancer(f"folder:{root}")
+        assert isinstance(folder, Folder)
+        assert folder.find(name, light) == root / file
+
+    @pytest.mark.parametrize(
+        ("name", "got"),
+        [("e.png", "none"), ("b.bmp", "Cat/b.png, Dog/b.jpg"), ("Dog/c.bmp", "Dog/c.jpg, Dog/c.png")],
+    )
+    def test_none_or_several(self, root: Path, name: str, got: str) -> None:
+        with pytest.raises(FileNotFoundError, match=f"one image of that name in .* but got {got}"):
+            Folder(root).find(name, "Low")
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"enhanced images in .*nowhere"):
+            enhancer(f"folder:{tmp_path / 'nowhere'}")
 
 
 class TestOwn:
@@ -126,8 +269,16 @@ class TestOwn:
             enhancer(f"{own}:number")
         with pytest.raises(ValueError, match="callable 'missing' but got None"):
             enhancer(f"{own}:missing")
-        with pytest.raises(ValueError, match="number behind `glare@` but got 'much'"):
-            enhancer("glare@much")
+        for name in ("glare@much", "glare=somewhere@much"):
+            with pytest.raises(ValueError, match="number behind `glare@` but got 'much'"):
+                enhancer(name)
+
+    def test_identity_changes_with_the_source(self, own: str, tmp_path: Path) -> None:
+        before = enhancer(f"{own}:invert").identity
+        assert enhancer(f"{own}:invert").identity == before
+        with (tmp_path / f"{own}.py").open("a") as file:
+            file.write("# another thought\n")
+        assert enhancer(f"{own}:invert").identity != before
 
     @pytest.mark.parametrize(
         ("result", "got"),

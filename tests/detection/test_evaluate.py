@@ -1,18 +1,26 @@
-import contextlib
-import io
-import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import torch
+from PIL import Image
 from skimage.filters import gaussian
 
 from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
-from detection.dataset import Pixels
-from detection.evaluate import mean_average_precision, psnr, ssim
+from detection.cache import Cache
+from detection.dataset import Pixels, load_image
+from detection.enhancers import Folder, raw
+from detection.evaluate import collect, measured, psnr, ssim
+from detection.scores import Matches
+from glare.metrics import LPIPS
 
 
 def sample(
@@ -33,106 +41,7 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> D
     )
 
 
-ONE = pytest.approx((1.0, 1.0))
-BOX, FAR = [0.0, 0.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
-
-
-class TestMeanAveragePrecision:
-    def test_one_box_found(self) -> None:
-        # pycocotools would give 0 here if our only annotation had the id 0.
-        assert mean_average_precision([sample([BOX], [0])], [found([BOX], [0], [0.9])], 12) == ONE
-
-    def test_half_of_the_boxes_found(self) -> None:
-        # Precision is 1 up to a recall of 0.5: 51 of the 101 recall points.
-        map50, map50_95 = mean_average_precision([sample([BOX, FAR], [0, 0])], [found([BOX], [0], [0.9])], 12)
-        assert map50 == pytest.approx(51 / 101)
-        assert map50_95 == pytest.approx(51 / 101)
-
-    def test_false_alarm_above_the_hit(self) -> None:
-        # The hit comes second: precision 1/2 at every recall.
-        boxes = found([FAR, BOX], [0, 0], [0.9, 0.8])
-        assert mean_average_precision([sample([BOX], [0])], [boxes], 12)[0] == pytest.approx(0.5)
-
-    def test_loose_box_counts_at_low_overlap_only(self) -> None:
-        # 31 of 50 columns overlap: IoU 0.62 passes 0.50, 0.55 and 0.60 of the ten thresholds.
-        loose = found([[0, 0, 31, 50]], [0], [0.9])
-        map50, map50_95 = mean_average_precision([sample([BOX], [0])], [loose], 12)
-        assert map50 == pytest.approx(1.0)
-        assert map50_95 == pytest.approx(0.3)
-
-    def test_mean_is_over_classes_that_occur(self) -> None:
-        truth = [sample([BOX, FAR], [0, 5])]
-        boxes = found([BOX, FAR], [0, 7], [0.9, 0.9])  # class 5 is missed, class 7 does not occur
-        assert mean_average_precision(truth, [boxes], 12)[0] == pytest.approx(0.5)
-
-    def test_crowd_is_neither_hit_nor_miss(self) -> None:
-        truth = [sample([BOX, FAR], [0, 0], [False, True])]
-        boxes = found([FAR, BOX], [0, 0], [0.9, 0.8])
-        assert mean_average_precision(truth, [boxes], 12)[0] == pytest.approx(1.0)
-
-    def test_nothing_found(self) -> None:
-        assert mean_average_precision([sample([BOX], [0])], [found([], [], [])], 12) == (0.0, 0.0)
-
-    def test_nothing_to_find(self) -> None:
-        for truth in (sample([], []), sample([BOX], [0], [True])):
-            assert np.isnan(mean_average_precision([truth], [found([BOX], [0], [0.9])], 12)).all()
-
-    def test_false_alarm_in_an_image_without_boxes(self) -> None:
-        truth = [sample([BOX], [0]), sample([], [])]
-        boxes = [found([BOX], [0], [0.8]), found([FAR], [0], [0.9])]
-        assert mean_average_precision(truth, boxes, 12)[0] == pytest.approx(0.5)
-
-    def test_lengths(self) -> None:
-        with pytest.raises(ValueError, match="Expected 1 detections"):
-            mean_average_precision([sample([BOX], [0])], [], 12)
-
-    def test_equals_pycocotools_on_files(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        truth, results, images, marks, lines = [], [], [], [], []
-        for image in range(1, 21):
-            corners = rng.uniform(0, 60, (6, 2))
-            boxes = np.hstack([corners, corners + rng.uniform(10, 40, (6, 2))])
-            labels = rng.integers(0, 3, 6)
-            guesses, scores = boxes + rng.normal(0, 3, boxes.shape), rng.uniform(size=6)
-            guessed = np.where(rng.uniform(size=6) < 0.8, labels, rng.integers(0, 3, 6))
-            truth.append(sample(boxes.tolist(), labels.tolist()))
-            results.append(found(guesses.tolist(), guessed.tolist(), scores.tolist()))
-            images.append({"id": image})
-            for box, label in zip(boxes, labels, strict=True):
-                w, h = box[2] - box[0], box[3] - box[1]
-                marks.append(
-                    {
-                        "id": len(marks) + 1,
-                        "image_id": image,
-                        "category_id": int(label),
-                        "bbox": [box[0], box[1], w, h],
-                        "area": w * h,
-                        "iscrowd": 0,
-                    }
-                )
-            for box, label, score in zip(guesses, guessed, scores, strict=True):
-                lines.append(
-                    {
-                        "image_id": image,
-                        "category_id": int(label),
-                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                        "score": score,
-                    }
-                )
-        categories = [{"id": number} for number in range(3)]
-        (tmp_path / "truth.json").write_text(
-            json.dumps({"images": images, "annotations": marks, "categories": categories})
-        )
-        (tmp_path / "found.json").write_text(json.dumps(lines))
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(tmp_path / "truth.json"))
-            direct = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), "bbox")
-            direct.evaluate()
-            direct.accumulate()
-            direct.summarize()
-        ours = mean_average_precision(truth, results, 3)
-        assert 0.2 < ours[1] < ours[0] < 1
-        assert ours == pytest.approx((direct.stats[1], direct.stats[0]), abs=1e-12)
+BOX = [0.0, 0.0, 50.0, 50.0]
 
 
 class TestQuality:
@@ -156,7 +65,7 @@ class TestQuality:
         mx, my = mean(x), mean(y)
         vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
         values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-9)
+        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-5)
 
 
 class Bright:
@@ -186,8 +95,8 @@ def square_set() -> Dataset:
     boxes, crowd = np.array([[20.0, 20, 60, 60]]), np.array([False])
     return Dataset(
         (
-            Sample("bright", lambda: square(200), boxes, people, crowd, "day", lambda: square(220)),
-            Sample("dim", lambda: square(100), boxes, people, crowd, "night", lambda: square(220)),
+            Sample("bright", lambda: square(200), boxes, people, crowd, "day", reference=lambda: square(220)),
+            Sample("dim", lambda: square(100), boxes, people, crowd, "night", reference=lambda: square(220)),
         )
     )
 
@@ -205,13 +114,14 @@ class TestEvaluate:
             ["day", "double"],
             ["night", "raw"],
             ["night", "double"],
+            ["all", "raw"],
+            ["all", "double"],
         ]
-        assert table["mAP50"].tolist() == pytest.approx(
-            [1, 1, 0, 1]
-        )  # the dim square is found once it is brightened
-        assert table["images"].tolist() == [1] * 4
-        assert table["boxes"].tolist() == [1] * 4
-        expected = [psnr(square(level), square(220)) for level in (200, 254, 100, 200)]
+        # The dim square is found once it is brightened.
+        assert table["mAP50"].tolist() == pytest.approx([1, 1, 0, 1, 51 / 101, 1])
+        assert table["images"].tolist() == table["boxes"].tolist() == [1, 1, 1, 1, 2, 2]
+        of = {level: psnr(square(level), square(220)) for level in (200, 254, 100)}
+        expected = [of[200], of[254], of[100], of[200], (of[200] + of[100]) / 2, (of[254] + of[200]) / 2]
         assert table["PSNR"].tolist() == pytest.approx(expected)
         assert (table["detector_ms"] > 0).all()
 
@@ -221,7 +131,7 @@ class TestEvaluate:
             return image
 
         table = evaluate(square_set(), Bright(), {"vandal": vandal, "raw": lambda image: image})
-        assert table["mAP50"].tolist() == pytest.approx([0, 1, 0, 0])
+        assert table["mAP50"].tolist() == pytest.approx([0, 1, 0, 0, 0, 51 / 101])
 
     def test_all_enhancers_get_the_same_noise(self) -> None:
         seen: dict[str, list[bytes]] = {"a": [], "b": []}
@@ -249,7 +159,8 @@ class TestEvaluate:
         data = Dataset((bad, *good, bad), faults=("gone.png: missing",))
         table = evaluate(data, Bright(), {"raw": lambda image: image})
         assert table.attrs["faults"] == ["gone.png: missing", "bad: truncated"]
-        assert table["images"].tolist() == [1, 1]
+        assert table["images"].tolist() == [1, 1, 2]
+        assert (table.attrs["used"], table.attrs["of"]) == (2, 4)
         with pytest.raises(ValueError, match=r"at least one readable image.*bad: truncated"):
             evaluate(Dataset((bad,)), Bright(), {"raw": lambda image: image})
 
@@ -273,3 +184,323 @@ class TestEvaluate:
             on_image=lambda s, seen: calls.append((s.name, len(seen["raw"][1]))),
         )
         assert calls == [("bright", 1), ("dim", 0)]
+
+
+def squares(*lights: str, places: Sequence[str] = ("",), count: int = 6) -> Dataset:
+    """Photographs of a square, every other one too dim for `Bright`; all lights of one follow each other."""
+    people = np.array([10])
+    boxes, crowd = np.array([[20.0, 20, 60, 60]]), np.array([False])
+    return Dataset(
+        tuple(
+            Sample(
+                f"{i}.png",
+                partial(square, 200 + i if i % 2 else 70 + i),
+                boxes,
+                people,
+                crowd,
+                light,
+                place=places[i % len(places)],
+                reference=partial(square, 220),
+            )
+            for i in range(count)
+            for light in lights or ("day",)
+        )
+    )
+
+
+def lift(image: Pixels) -> Pixels:
+    """Bring every square above the half, each to its own brightness."""
+    return np.where(image > 0, image // 2 + 96, 0).astype(np.uint8)
+
+
+class TestGroups:
+    def groups(self, data: Dataset) -> list[tuple[object, ...]]:
+        table = evaluate(data, Bright(), {"raw": raw}, resamples=0)
+        keys = [key for key in ("light", "place", "images") if key in table]
+        return list(table[keys].itertuples(index=False, name=None))
+
+    def test_one_light(self) -> None:
+        assert self.groups(squares()) == [("day", 6)]
+
+    def test_lights_and_all(self) -> None:
+        assert self.groups(squares("day", "dusk")) == [("day", 6), ("dusk", 6), ("all", 12)]
+
+    def test_places(self) -> None:
+        found = self.groups(squares(places=("outdoor", "indoor", "")))
+        assert found == [("day", "all", 6), ("day", "indoor", 2), ("day", "outdoor", 2)]
+        found = self.groups(squares("day", "dusk", places=("outdoor", "indoor")))
+        lights = [("day", "all", 6), ("dusk", "all", 6)]
+        assert found == [*lights, ("all", "indoor", 6), ("all", "outdoor", 6), ("all", "all", 12)]
+
+    def test_one_place_is_no_group(self) -> None:
+        assert self.groups(squares(places=("indoor",))) == [("day", 6)]
+
+
+class TestAgainstRaw:
+    def test_columns(self) -> None:
+        enhancers = {"raw": raw, "same": lambda image: image, "lift": lift, "black": np.zeros_like}
+        table = evaluate(squares(count=10), Bright(), enhancers).set_index("enhancer")
+        assert table["verdict"].to_dict() == {
+            "raw": "",
+            "same": "within noise",
+            "lift": "better",
+            "black": "worse",
+        }
+        assert np.isnan(table["dmAP50"]["raw"])
+        assert table["dmAP50"]["lift"] == pytest.approx(table["mAP50"]["lift"] - table["mAP50"]["raw"])
+        for name in ("dmAP50", "dmAP50-95"):
+            assert 0 < table[f"{name}_low"]["lift"] < table[name]["lift"] < table[f"{name}_high"]["lift"]
+
+    def test_without_raw_nothing_is_compared(self) -> None:
+        table = evaluate(squares(), Bright(), {"lift": lift})
+        assert table["verdict"].tolist() == [""]
+        assert table["dmAP50"].isna().all()
+
+    def test_figures_are_those_of_the_scores(self) -> None:
+        data = squares("day", "dusk")
+        results = collect(data, Bright(), {"raw": raw, "lift": lift})
+        rows = results.table(resamples=0).set_index(["light", "enhancer"])
+        records = [record for record in results.records if record.enhancer == "lift"]
+        dusk = [record for record in records if data.samples[record.sample].light == "dusk"]
+        truth = [data.samples[record.sample] for record in dusk]
+        expected = Matches.of(truth, [record.found for record in dusk], 12).scores(data.classes)
+        for name in ("VOC_AP50", "AR", "AP_medium", "AP50 People", "AP People"):
+            assert rows[name]["dusk", "lift"] == pytest.approx(expected[name])
+        assert rows["AP_small"].isna().all()
+        assert rows["AP Cat"].isna().all()
+
+
+class TestFaults:
+    def test_enhancer_that_fails_on_one_image(self) -> None:
+        def choosy(image: Pixels) -> Pixels:
+            if image.max() == 72:
+                raise RuntimeError("does not like 72\nand more")
+            return image
+
+        table = evaluate(squares("day", "dusk"), Bright(), {"raw": raw, "choosy": choosy})
+        assert table["images"].tolist() == [5, 5, 5, 5, 10, 10]  # in no row, so that they stay paired
+        assert table.attrs["faults"] == [
+            "2.png (day): enhancer `choosy`: does not like 72",
+            "2.png (dusk): enhancer `choosy`: does not like 72",
+        ]
+
+    def test_detector_that_fails_on_one_image(self) -> None:
+        class Choosy(Bright):
+            def detect(self, image: Pixels) -> Detections:
+                if image.max() == 72:
+                    raise KeyError
+                return super().detect(image)
+
+        table = evaluate(squares(), {"a": Bright(), "b": Choosy()}, {"raw": raw, "lift": lift})
+        assert table["images"].tolist() == [5] * 4
+        assert table.attrs["faults"] == ["2.png (day): detector `b`: KeyError"]
+
+    def test_image_too_small_for_ssim(self) -> None:
+        good = squares().samples
+        tiny = np.zeros((10, 40, 3), np.uint8)
+        bad = replace(good[0], name="tiny.png", load=lambda: tiny, reference=lambda: tiny)
+        table = evaluate(Dataset((good[0], bad, good[1])), Bright(), {"raw": raw})
+        assert table["images"].tolist() == [2]
+        (fault,) = table.attrs["faults"]
+        assert fault.startswith("tiny.png (day): PSNR and SSIM: ")
+        unpaired = replace(bad, reference=None)
+        table = evaluate(Dataset((good[0], unpaired)), Bright(), {"raw": raw})
+        assert table["images"].tolist() == [2]
+
+    def test_fails_always(self) -> None:
+        with pytest.raises(ValueError, match=r"got none\. 0\.png \(day\): enhancer `bad`: 1; 1\.png"):
+            evaluate(squares(), Bright(), {"raw": raw, "bad": lambda image: {}[1]})
+
+    def test_missing_in_a_folder(self, tmp_path: Path) -> None:
+        data = squares("day", "dusk")
+        for sample in data.samples[:-2]:
+            file = tmp_path / sample.light / sample.name
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(lift(sample.load())).save(file)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "dusk" / "0.png")
+        table = evaluate(data, Bright(), {"raw": raw, "folder": Folder(tmp_path), "lift": lift})
+        assert table["images"].tolist() == [5, 5, 5, 4, 4, 4, 9, 9, 9]
+        missing = "5.png ({0}): enhancer `folder`: expected one image of that name in "
+        faults = table.attrs["faults"]
+        assert "Expected enhancer `folder` to return uint8 (100, 100, 3) but got uint8 (9, 9, 3)" in faults[0]
+        assert [fault.startswith(missing.format(light)) for fault in faults[1:] for light in ("day", "dusk")]
+        rows = table.set_index(["light", "enhancer"])
+        for name in ("mAP50", "PSNR", "SSIM"):
+            assert rows[name]["day", "folder"] == rows[name]["day", "lift"] != rows[name]["day", "raw"]
+        assert np.isnan(rows["ms"]["day", "folder"])  # nobody knows
+
+
+class TestSeveralDetectors:
+    def test_rows_of_each(self) -> None:
+        class Blind(Bright):
+            def detect(self, image: Pixels) -> Detections:
+                return found([], [], [])
+
+        calls = []
+        table = evaluate(
+            squares(),
+            {"bright": Bright(), "blind": Blind()},
+            {"raw": raw, "lift": lift},
+            on_image=lambda sample, seen: calls.append(len(seen["lift"][1])),
+        )
+        assert table[["detector", "enhancer"]].to_numpy().tolist() == [
+            ["bright", "raw"],
+            ["bright", "lift"],
+            ["blind", "raw"],
+            ["blind", "lift"],
+        ]
+        assert table["mAP50"].tolist()[1:] == pytest.approx([1, 0, 0])
+        assert calls == [1] * 6  # what the first one found
+        assert table["PSNR"][0] == table["PSNR"][2]
+
+    def test_images(self, tmp_path: Path) -> None:
+        counted = Counted(lift, "d")
+        results = collect(
+            squares(places=("indoor",)), {"b": Bright()}, {"raw": raw, "d": counted}, cache=Cache(tmp_path)
+        )
+        images = results.images()
+        assert len(images) == len(results.records) == 12
+        assert images["name"].tolist() == [f"{i}.png" for i in range(6) for _ in range(2)]
+        assert images["AP50"].tolist() == pytest.approx([0, 1, 1, 1] * 3)
+        assert set(images["place"]) == {"indoor"}
+        for row, record in zip(images.to_dict("records"), results.records, strict=True):
+            assert (row["enhancer"], row["detector"], row["PSNR"]) == (record.enhancer, "b", record.psnr)
+            if row["enhancer"] == "d":
+                kept = load_image(row["file"])
+                assert np.array_equal(kept, lift(results.dataset.samples[row["sample"]].load()))
+            else:
+                assert row["file"] is None
+
+
+class Counted:
+    """A callable that counts its calls on whole images, and has an identity."""
+
+    def __init__(self, call: Callable[[Any], Any], identity: str) -> None:
+        self.call, self.identity, self.calls = call, identity, 0
+
+    def __call__(self, given: Any) -> Any:
+        self.calls += np.shape(given)[:1] == (100,)
+        return self.call(given)
+
+
+class Found(Bright):
+    """`Bright`, which counts its calls and has an identity."""
+
+    def __init__(self, identity: str = "bright") -> None:
+        self.identity, self.calls = identity, 0
+
+    def detect(self, image: Pixels) -> Detections:
+        self.calls += 1
+        return super().detect(image)
+
+
+class TestCache:
+    def test_a_run_that_was_killed_goes_on(self, tmp_path: Path) -> None:
+        def run(stop: int) -> tuple[pd.DataFrame | None, int, int]:
+            seen: list[str] = []
+
+            def on_image(sample: Sample, _: object) -> None:
+                seen.append(sample.name)
+                if len(seen) == stop:
+                    raise KeyboardInterrupt
+
+            enhance, detect = Counted(lift, "d"), Found()
+            table = None
+            with suppress(KeyboardInterrupt):
+                table = evaluate(
+                    squares("day", "dusk"),
+                    detect,
+                    {"raw": raw, "d": enhance},
+                    cache=Cache(tmp_path),
+                    on_image=on_image,
+                )
+            return table, enhance.calls, detect.calls
+
+        nothing, *killed = run(5)
+        assert nothing is None
+        assert killed == [3, 6 + 1]  # the lights of a photograph look alike here; a detector warms up
+        first, *rest = run(0)
+        assert rest == [3, 6 + 1]
+        again, *none = run(0)
+        assert none == [0, 0]
+        pd.testing.assert_frame_equal(again, first)  # with the times
+
+    def test_second_detector_takes_the_images(self, tmp_path: Path) -> None:
+        for detect in (Found("one"), Found("two")):
+            enhance = Counted(lift, "d")
+            evaluate(squares(), detect, {"d": enhance}, cache=Cache(tmp_path))
+            assert detect.calls == 7
+        assert enhance.calls == 0
+
+    def test_another_identity_is_made_anew(self, tmp_path: Path) -> None:
+        evaluate(squares(), Found(), {"d": Counted(lift, "old weights")}, cache=Cache(tmp_path))
+        new, detect = Counted(np.zeros_like, "new weights"), Found()
+        table = evaluate(squares(), detect, {"d": new}, cache=Cache(tmp_path))
+        assert (new.calls, table["mAP50"].tolist()) == (6, [0])
+        assert detect.calls == 2  # of six black images that look alike
+
+    def test_without_identity_nothing_is_kept(self, tmp_path: Path) -> None:
+        evaluate(squares(), Bright(), {"raw": raw, "lift": lift}, cache=Cache(tmp_path))
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestPrice:
+    def test_time_is_of_the_part(self) -> None:
+        class Slow(Bright):
+            def detect(self, image: Pixels) -> Detections:
+                sleep(0.02)
+                return super().detect(image)
+
+        def slow(image: Pixels) -> Pixels:
+            sleep(0.05)
+            return image
+
+        table = evaluate(squares(count=2), Slow(), {"raw": raw, "slow": slow}).set_index("enhancer")
+        assert table["ms"]["raw"] == 0
+        assert 50 <= table["ms"]["slow"] < 90
+        assert (table["detector_ms"] >= 20).all()
+
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+    def test_memory_is_the_highest_of_the_call(self) -> None:
+        _, before = measured(lambda: None)
+        kept, most = measured(lambda: np.ones(100_000_000, np.uint8)[:9].copy())
+        _, after = measured(lambda: None)
+        assert len(kept) == 9
+        assert 90 < most.mb - before.mb < 130
+        assert after.mb - before.mb < 30
+
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+    def test_memory_does_not_grow_with_the_images(self) -> None:
+        noise = np.random.default_rng(0)
+        peaks: list[float] = []
+
+        def load() -> Pixels:
+            return noise.integers(0, 256, (600, 800, 3), dtype=np.uint8)
+
+        template = squares().samples[0]
+        many = [replace(template, name=str(i), load=load, reference=None) for i in range(40)]
+        evaluate(
+            Dataset(tuple(many)),
+            Bright(),
+            {"raw": raw, "negative": lambda image: 255 - image},
+            on_image=lambda *_: peaks.append(measured(lambda: None)[1].mb),
+            resamples=0,
+        )
+        assert max(peaks[20:]) < max(peaks[:20]) + 10  # twenty more images are 60 MB with their enhanced ones
+
+
+def test_lpips_is_a_column_where_it_is_asked_for() -> None:
+    lpips = pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    network = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "random.pth"
+        torch.save(network.state_dict(), file)
+        measure = LPIPS(file)
+    plain = evaluate(squares(), Bright(), {"raw": raw, "lift": lift})
+    table = evaluate(squares(), Bright(), {"raw": raw, "lift": lift}, lpips=measure)
+    assert "LPIPS" not in plain
+    assert list(table.columns[:7]) == ["light", "enhancer", "mAP50", "mAP50-95", "PSNR", "SSIM", "LPIPS"]
+    image, clean = (torch.tensor(square(level)).permute(2, 0, 1)[None] / 255 for level in (201, 220))
+    alone = evaluate(Dataset(squares().samples[1:2]), Bright(), {"raw": raw}, lpips=measure)
+    assert alone["LPIPS"].tolist() == pytest.approx([float(measure(image, clean))])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from detection import Detections
-from detection.report import Panel, save_picture, side_by_side, write_csv, write_markdown
+from detection.report import Panel, details, overview, save_picture, side_by_side, write_csv, write_markdown
 
 
 @pytest.fixture
@@ -43,6 +43,48 @@ def test_markdown(table: pd.DataFrame, tmp_path: Path) -> None:
         "- One note.",
         "- Another.",
     ]
+
+
+class TestOverview:
+    @pytest.fixture
+    def wide(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(
+            **{
+                "dmAP50": [float("nan"), 0.0312],
+                "dmAP50_low": [float("nan"), -0.0041],
+                "dmAP50_high": [float("nan"), 0.0677],
+                "verdict": ["", "within noise"],
+                "AR": [0.5, 0.25],
+                "AP50 Cat": [0.75, float("nan")],
+                "AP Cat": [0.7, float("nan")],
+            }
+        )
+
+    def test_the_verdict_is_in_words(self, wide: pd.DataFrame) -> None:
+        short = overview(wide)
+        columns = ["light", "enhancer", "mAP50", "against raw", "PSNR", "ms", "images"]
+        assert list(short.columns) == columns
+        assert short["against raw"].tolist() == ["", "+0.031 [-0.004, +0.068] within noise"]
+
+    def test_an_unknown_interval_is_left_out(self, wide: pd.DataFrame) -> None:
+        unknown = wide.assign(dmAP50_low=float("nan"), dmAP50_high=float("nan"))
+        assert overview(unknown)["against raw"][1] == "+0.031 within noise"
+
+    def test_without_raw(self, wide: pd.DataFrame) -> None:
+        assert "against raw" not in overview(wide.assign(verdict=""))
+
+    def test_details(self, wide: pd.DataFrame, tmp_path: Path) -> None:
+        assert list(details(wide).columns) == ["light", "enhancer", "AR", "AP50 Cat"]
+        write_markdown(overview(wide), ["One."], tmp_path / "t.md", more=details(wide))
+        assert (tmp_path / "t.md").read_text().splitlines()[4:] == [
+            "",
+            "- One.",
+            "",
+            "| light | enhancer | AR | AP50 Cat |",
+            "| --- | --- | --- | --- |",
+            "| dark | raw | 0.5000 | 0.7500 |",
+            "| dark | gamma | 0.2500 |  |",
+        ]
 
 
 class TestPicture:

@@ -1,0 +1,112 @@
+"""What was computed once: enhanced images and detections, kept by what they were made of.
+
+The name of a file is the hash of the pixels that went in and of what they went through, so nothing in it can be out
+of date: other pixels, other weights or another program make another name. Files are written beside and renamed, so
+that a run may be killed at any time and several may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from detection.boxes import Detections
+from detection.dataset import Pixels, open_image, whole_file
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call took when it was made.
+
+    Attributes:
+        ms: wall-clock time in milliseconds; NaN where it was not measured.
+        mb: the highest memory meanwhile in 10^6 bytes, see `detection.evaluate.measured`; NaN likewise.
+    """
+
+    ms: float
+    mb: float
+
+
+def fingerprint(*parts: str | bytes | Path) -> str:
+    """Return the SHA-256 of texts, bytes, files and folders (content, not names) as 64 hexadecimal digits.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
+                if not path.is_dir():
+                    with path.open("rb") as file:
+                        total.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of enhanced images (PNG) and detections (NumPy's npz, written and read without pickle).
+
+    Args:
+        folder: where they lie; made with the first of them.
+    """
+
+    folder: Path
+
+    def enhanced(
+        self, image: Pixels, identity: str, make: Callable[[], tuple[Pixels, Cost]]
+    ) -> tuple[Pixels, Cost, Path]:
+        """Return what `make` made of an image, now or at an earlier time, what that took then, and the file.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            identity: names all else that the result depends on.
+            make: called where there is no such file, or a damaged one; returns (H, W, 3) uint8 RGB.
+        """
+        path = self._path("enhanced", image, identity, ".png")
+        try:
+            with open_image(path) as stored:
+                # np.asarray decodes the pixels; the text before them says what they took.
+                return np.asarray(stored), Cost(**json.loads(stored.info["cost"])), path
+        except (OSError, KeyError, TypeError, ValueError, SyntaxError):
+            pixels, cost = make()
+        about = PngInfo()
+        about.add_text("cost", json.dumps(asdict(cost)))
+        with whole_file(path) as beside:
+            Image.fromarray(pixels).save(beside, format="PNG", compress_level=1, pnginfo=about)
+        return pixels, cost, path
+
+    def detections(
+        self, image: Pixels, identity: str, make: Callable[[], tuple[Detections, Cost]]
+    ) -> tuple[Detections, Cost]:
+        """Return what `make` found in an image, now or at an earlier time, and what that took then; see `enhanced`."""
+        path = self._path("detections", image, identity, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                found = Detections(stored["boxes"], stored["scores"], stored["labels"])
+                return found, Cost(*stored["cost"].tolist())
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+            found, cost = make()
+        with whole_file(path) as beside, beside.open("wb") as file:
+            np.savez(
+                file,
+                boxes=found.boxes.astype(np.float64),
+                scores=found.scores.astype(np.float64),
+                labels=found.labels.astype(np.int64),
+                cost=[cost.ms, cost.mb],
+            )
+        return found, cost
+
+    def _path(self, kind: str, image: Pixels, identity: str, suffix: str) -> Path:
+        name = fingerprint(kind, identity, str(image.shape), image.tobytes())
+        return self.folder / kind / f"{name}{suffix}"
