@@ -39,8 +39,8 @@ def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
     Both other terms live from structure, which colour hardly changes: a codebook that was trained without this one
     learns grey first, and keeps its few latent channels for that.
     """
-    pooled = (F.avg_pool2d(t, 4) for t in (image, reference))
-    return F.l1_loss(*(t - t.mean(1, keepdim=True) for t in pooled))
+    difference = F.avg_pool2d(image - reference, 4)
+    return (difference - difference.mean(1, keepdim=True)).abs().mean()
 
 
 class Restoration(nn.Module):

@@ -17,7 +17,7 @@ from glare.cli import main
 from glare.metrics import LPIPS
 from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
-from glare.training.losses import Restoration, load_features, ms_ssim
+from glare.training.losses import Restoration, colour_loss, load_features, ms_ssim
 from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
 from tests.glare.conftest import SMALL
 
@@ -235,7 +235,7 @@ class TestStages:
         stage = build(GLARE(SMALL))
         loss, _ = stage(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
         loss.backward()
-        names = {n.split(".")[1] for n, p in stage.named_parameters() if p.grad is not None}
+        names = {n.split(".")[0] for n, p in stage.model.named_parameters() if p.grad is not None}
         assert names == moving
 
     def test_unknown_stage(self) -> None:
@@ -255,6 +255,13 @@ class TestLosses:
         Restoration()(image, 1 - image.detach())[0].backward()
         assert image.grad is not None
         assert image.grad.isfinite().all()
+
+    def test_colour_loss_sees_colour_alone(self) -> None:
+        image = torch.rand(2, 3, 32, 32)
+        assert colour_loss(image + 0.3, image).item() == pytest.approx(0.0, abs=1e-6)
+        # Red alone by 0.3: 0.2 from its grey, the others 0.1 each.
+        tinted = image + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)
+        assert colour_loss(tinted, image).item() == pytest.approx((0.2 + 0.1 + 0.1) / 3, rel=1e-5)
 
     def test_frozen_networks_add_their_share(self, alexnet: Path) -> None:
         image, reference = torch.rand(2, 2, 3, 64, 64).unbind()
