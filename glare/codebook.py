@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from glare.config import GLAREConfig
 from glare.layers import Decoder, Encoder
 
-#: Distances held at once in the search for the nearest code: 2²³ float32 are 32 MiB.
-SEARCH_ELEMENTS = 2**23
+#: Distances held at once in the search for the nearest code: as many as stay in a core's cache, where the search is
+#: four times as fast; a GPU needs more of them to be busy.
+SEARCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
 
 
 class Quantizer(nn.Module):
@@ -35,10 +36,11 @@ class Quantizer(nn.Module):
         flat = latent.float().movedim(1, -1).reshape(-1, codes.shape[1])
         norms = codes.square().sum(1)
         with torch.autocast(latent.device.type, enabled=False):
-            # |z - c|² less |z|², which is the same for all codes.
+            # |z - c|² less |z|², which is the same for all codes. `min` is twice as fast as `argmin` on a CPU.
+            elements = SEARCH_ELEMENTS.get(latent.device.type, 2**23)
             indices = [
-                torch.addmm(norms, chunk, codes.T, alpha=-2.0).argmin(1)
-                for chunk in torch.split(flat, max(1, SEARCH_ELEMENTS // len(codes)))
+                torch.addmm(norms, chunk, codes.T, alpha=-2.0).min(1).indices
+                for chunk in torch.split(flat, max(1, elements // len(codes)))
             ]
         return torch.cat(indices).view(latent.shape[0], *latent.shape[2:])
 

@@ -17,7 +17,7 @@ class TestQuantizer:
         quantizer = Quantizer(50, 3)
         latent = torch.randn(2, 3, 5, 7)
         whole = quantizer.nearest(latent)
-        monkeypatch.setattr(glare.codebook, "SEARCH_ELEMENTS", 120)
+        monkeypatch.setattr(glare.codebook, "SEARCH_ELEMENTS", {"cpu": 120})
         assert torch.equal(quantizer.nearest(latent), whole)
 
     def test_gradient_passes_straight_through(self) -> None:

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torchvision.ops import deform_conv2d
 
+from glare import fusion
 from glare.fusion import MixUp, Warp
 from tests.glare.conftest import randomise
 
@@ -38,19 +40,20 @@ class TestWarp:
         expected = 0.5 * torch.nn.functional.conv2d(code, warp.weight, padding=1) + warp.bias.view(-1, 1, 1)
         torch.testing.assert_close(warp(code, target), expected, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize(("reduced", "groups"), [(None, 4), (4, 2)])
+    @pytest.mark.parametrize("strip", [1, 2**24])
+    @pytest.mark.parametrize(("channels", "groups"), [(8, 1), (8, 4), (4, 2)])
     @pytest.mark.parametrize("size", [(1, 5), (6, 7), (20, 33)])
-    def test_both_forms_are_one_convolution(
-        self, size: tuple[int, int], reduced: int | None, groups: int
+    def test_on_the_cpu_it_is_torchvisions(
+        self, size: tuple[int, int], channels: int, groups: int, strip: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(fusion, "STRIP_ELEMENTS", strip)
         torch.manual_seed(0)
-        warp = Warp(8, reduced, groups)
-        randomise(warp)
-        with torch.no_grad():
-            warp.offsets.weight.mul_(20)  # out of the picture and back
-            code, target = torch.randn(2, 2, 8, *size).unbind()
-            expected = warp(code, target)
-        torch.testing.assert_close(warp(code, target).detach(), expected, rtol=0, atol=1e-4)
+        code = torch.randn(2, channels, *size)
+        offset = 4 * torch.randn(2, 18 * groups, *size)  # out of the picture and back
+        mask, weight, bias = torch.rand(2, 9 * groups, *size), torch.randn(6, channels, 3, 3), torch.randn(6)
+        expected = deform_conv2d(code, offset, weight, bias, padding=1, mask=mask)
+        found = fusion._sampled_convolution(code, offset, weight, bias, mask)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
     def test_nan_is_passed_on_and_does_not_kill_the_process(self) -> None:
         warp = Warp(8, None, 4)
