@@ -96,8 +96,21 @@ class CouplingNetwork(nn.Module):
         """(B,in,H,W) -> shift and scale, each (B,out,H,W); the scale lies in (floor, 1+floor)."""
         h = F.relu(self.norm1(self.conv1(x)))
         h = F.relu(self.norm2(self.conv2(h)))
-        h = self.conv3(h) * torch.exp(3.0 * self.logs)
+        return self.shift_and_scale(self.conv3(h) * torch.exp(3.0 * self.logs))
+
+    def shift_and_scale(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The last convolution's result (B,2·out,H,W) -> shift and scale."""
         return h[:, 0::2], torch.sigmoid(h[:, 1::2] + 2.0) + self.scale_floor
+
+    def folded(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of the three convolutions, each with the norm or the factor that follows it."""
+        result = []
+        for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+            scale = norm.logs.exp().flatten()
+            result.append((conv.weight * scale.view(-1, 1, 1, 1), norm.bias.flatten() * scale))
+        scale = torch.exp(3.0 * self.logs).flatten()
+        assert self.conv3.bias is not None
+        return [*result, (self.conv3.weight * scale.view(-1, 1, 1, 1), self.conv3.bias * scale)]
 
 
 class Coupling(nn.Module):
@@ -125,6 +138,23 @@ class Coupling(nn.Module):
         z1, v2 = v[:, : self.split], v[:, self.split :]
         shift2, scale2 = self.affine(torch.cat((z1, feature), 1))
         shift, scale = self.injector(feature)
+        log_det = -(scale.log().sum((1, 2, 3)) + scale2.log().sum((1, 2, 3)))
+        return torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift, log_det
+
+    def inverse_folded(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """`inverse` for use without gradients: norms folded into the convolutions, z1 and the condition not joined."""
+        first, second, third = self.injector.folded()
+        h = F.relu(F.conv2d(feature, *first, padding=1))
+        shift, scale = self.injector.shift_and_scale(
+            F.conv2d(F.relu(F.conv2d(h, *second)), *third, padding=1)
+        )
+        (weight, bias), second, third = self.affine.folded()
+        z1, v2 = v[:, : self.split], v[:, self.split :]
+        of_z1, of_feature = weight[:, : self.split], weight[:, self.split :]
+        h = F.relu(F.conv2d(feature, of_feature, bias, padding=1) + F.conv2d(z1, of_z1, padding=1))
+        shift2, scale2 = self.affine.shift_and_scale(
+            F.conv2d(F.relu(F.conv2d(h, *second)), *third, padding=1)
+        )
         log_det = -(scale.log().sum((1, 2, 3)) + scale2.log().sum((1, 2, 3)))
         return torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift, log_det
 
@@ -181,7 +211,9 @@ class Flow(nn.Module):
 
     def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Carry ``v`` (B,C,h,w) back to a latent z; the log-determinant is that of dz/dv."""
-        return self._run(v, feature, inverse=True)
+        if torch.is_grad_enabled():
+            return self._run(v, feature, inverse=True)
+        return self._inverse_folded(v, feature)
 
     def _run(self, x: Tensor, feature: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
@@ -194,6 +226,26 @@ class Flow(nn.Module):
                 log_det = log_det + step_log_det
         return x, log_det
 
+    def _inverse_folded(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse for use without gradients: what lies between two couplings is one affine map of the channels."""
+        with torch.autocast(v.device.type, enabled=False):
+            dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+            v, feature = v.to(dtype), feature.to(dtype)
+            log_det = v.new_zeros(len(v))
+            nothing = torch.eye(v.shape[1], dtype=torch.float64, device=v.device)
+            matrix, offset = nothing, nothing.new_zeros(len(nothing))
+            for step in reversed([cast(FlowStep, step) for step in self.steps]):
+                if step.coupling is not None:
+                    v = _map_channels(v, matrix, offset)
+                    matrix, offset = nothing, torch.zeros_like(offset)
+                    v, coupling_log_det = step.coupling.inverse_folded(v, feature)
+                    log_det = log_det + coupling_log_det
+                scale = torch.exp(-step.actnorm.logs.double().flatten())
+                back = scale[:, None] * torch.linalg.inv(step.invconv.weight.double())
+                matrix, offset = back @ matrix, back @ offset - step.actnorm.bias.double().flatten()
+                log_det = log_det - step.actnorm.log_det(v) - step.invconv.log_det(v)
+            return _map_channels(v, matrix, offset), log_det
+
     @torch.no_grad()
     def start_from_data(self, z: Tensor, feature: Tensor) -> None:
         """Set every actnorm so that its output on this batch has mean 0 and deviation 1; once, before training."""
@@ -201,6 +253,12 @@ class Flow(nn.Module):
             if isinstance(module, ActNorm):
                 module.start_from_data = True
         self(z, feature)
+
+
+def _map_channels(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """matrix · x + offset at every position: (B,C,H,W), (C,C), (C,) -> (B,C,H,W)."""
+    mapped = matrix.to(x.dtype) @ x.flatten(2) + offset.to(x.dtype)[:, None]
+    return mapped.view(x.shape)
 
 
 def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:
