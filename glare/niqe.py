@@ -73,7 +73,8 @@ class NIQE(nn.Module):
             return blocks.new_tensor(torch.nan)
         apart = blocks.mean(0) - self.mean.to(blocks)
         spread = (blocks.T.cov() + self.covariance.to(blocks)) / 2
-        return (apart @ torch.linalg.solve(spread, apart)).sqrt()
+        square: Tensor = apart @ torch.linalg.solve(spread, apart)
+        return square.sqrt()
 
 
 def block_features(image: Tensor) -> tuple[Tensor, Tensor]:
