@@ -1,10 +1,13 @@
-"""How close an image is to its reference: PSNR, SSIM and LPIPS, batched and differentiable."""
+"""How close an image is to its reference: PSNR, SSIM and LPIPS, batched and differentiable.
+
+PSNR and SSIM are computed in float64 whatever comes, so that images of 8 bits, given as float32, have scikit-image's
+figures to 1e-6. `glare.niqe` is for images without a reference.
+"""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -12,31 +15,39 @@ from torch import Tensor, nn
 
 WINDOW = 11
 SIGMA = 1.5
+SMALLEST_LPIPS = 31
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image, for values in [0,1]: (B,C,H,W) twice -> (B,)."""
+    """Peak signal-to-noise ratio in dB per image, for values in [0,1]: (B,C,H,W) twice -> (B,) float64.
+
+    Infinite for equal images.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
     _check(image, reference)
-    return -10.0 * torch.log10((image - reference).square().mean((1, 2, 3)))
+    return -10.0 * torch.log10((_exact(image) - _exact(reference)).square().mean((1, 2, 3)))
 
 
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity per image (Wang et al., 2004), for values in [0,1]: (B,C,H,W) twice -> (B,).
+    """Structural similarity per image (Wang et al., 2004), for values in [0,1]: (B,C,H,W) twice -> (B,) float64.
 
-    Gaussian window of 11 pixels and σ 1.5, mean over the valid area and the channels.
+    Gaussian window of 11 pixels and σ 1.5, population covariance, mean over the valid area and the channels.
 
     Raises:
         ValueError: if the shapes differ or an image is smaller than the window.
     """
-    structure, luminance = ssim_maps(image, reference)
+    structure, luminance = ssim_maps(_exact(image), _exact(reference))
     return (structure * luminance).mean((1, 2, 3))
 
 
 def ssim_maps(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """The two factors of SSIM at every valid position: contrast-structure and luminance, (B,C,H-10,W-10) each."""
-    _check(image, reference)
-    if min(image.shape[2:]) < WINDOW:
-        raise ValueError(f"Expected images of at least {WINDOW}×{WINDOW} but got {tuple(image.shape[2:])}.")
+    """The two factors of SSIM at every valid position: contrast-structure and luminance, (B,C,H-10,W-10) each.
+
+    In the precision that comes; in float32 an image's mean is off by up to about 1e-5.
+    """
+    _check(image, reference, WINDOW)
     x = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
     window = torch.exp(-0.5 * (x / SIGMA).square())
     window = window / window.sum()
@@ -78,7 +89,8 @@ class LPIPS(nn.Module):
 
     Raises:
         ImportError: without the package.
-        ValueError: if the file is not such a ``state_dict``.
+        OSError: if the file cannot be opened.
+        ValueError: if the file is not such a ``state_dict``; no code in it is run.
     """
 
     def __init__(self, file: str | Path | None = None) -> None:
@@ -94,20 +106,42 @@ class LPIPS(nn.Module):
             )
         if file is not None:
             try:
-                self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-            except (RuntimeError, UnpicklingError, AttributeError, TypeError) as error:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+            except OSError:
+                raise
+            except Exception as error:  # whatever a damaged file leads the unpickler to
+                raise ValueError(
+                    f"{file} does not hold the weights of LPIPS-alex: it is damaged or no file of tensors "
+                    f"({type(error).__name__})."
+                ) from error
+            try:
+                self.network.load_state_dict(content)
+            except (RuntimeError, TypeError) as error:
                 raise ValueError(f"{file} does not hold the weights of LPIPS-alex: {error}") from error
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] twice -> (B,); images of at least 31×31."""
-        _check(image, reference)
+        """(B,3,H,W) in [0,1] twice -> (B,), 0 for equal images.
+
+        Raises:
+            ValueError: if the shapes differ or an image is smaller than 31×31, which leaves AlexNet nothing to see.
+        """
+        _check(image, reference, SMALLEST_LPIPS)
         distance: Tensor = self.network(image, reference, normalize=True)
         return distance.flatten()
 
 
-def _check(image: Tensor, reference: Tensor) -> None:
+def _exact(image: Tensor) -> Tensor:
+    """``image`` in float64, or in float32 where the device knows no other (Apple's)."""
+    return image.to(torch.float32 if image.device.type == "mps" else torch.float64)
+
+
+def _check(image: Tensor, reference: Tensor, smallest: int = 1) -> None:
     if image.shape != reference.shape or image.ndim != 4:
         raise ValueError(
             f"Expected two images of one shape (B,C,H,W) but got {tuple(image.shape)} and {tuple(reference.shape)}."
+        )
+    if min(image.shape[2:]) < smallest:
+        raise ValueError(
+            f"Expected images of at least {smallest}×{smallest} but got {tuple(image.shape[2:])}."
         )

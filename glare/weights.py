@@ -106,6 +106,14 @@ def history(name: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+def trained_on(name: str | Path) -> list[str]:
+    """Fingerprints of the pairs that a set of weights was trained on, for `glare.data.overlap.find_overlaps`.
+
+    Empty if the file tells none: it was trained on no pairs, or before they were kept.
+    """
+    return [line for entry in history(name) for line in entry.get("hashes", ())]
+
+
 def save(
     model: GLARE,
     folder: str | Path,

@@ -25,6 +25,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from glare import weights
+from glare.data.overlap import fingerprints
 from glare.data.pairs import Crops, list_pairs, read_pair
 from glare.training.stages import Stage
 
@@ -153,6 +154,10 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         persistent_workers=settings.workers > 0,
         drop_last=True,
     )
+    # Only what no earlier stage has told: the stages of one model share most of their pairs.
+    told = {line for entry in settings.history for line in entry.get("hashes", ())}
+    hashes = fingerprints(high for _, high in data.pairs) if accelerator.is_main_process else []
+    hashes = [line for line in dict.fromkeys(hashes) if line not in told]
     log = _Log(out, accelerator.is_main_process)
     bar = tqdm(initial=step, total=settings.steps, desc=out.name, disable=not accelerator.is_main_process)
     began = last_validation = last_checkpoint = time.monotonic()
@@ -174,6 +179,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             "hardware": _hardware(accelerator),
             "data": list(settings.data),
             "command": settings.command,
+            "hashes": hashes,
         }
         return [*settings.history, done]
 

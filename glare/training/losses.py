@@ -50,7 +50,7 @@ class Restoration(nn.Module):
     2018) for its VGG term.
 
     Args:
-        perceptual: (B,3,H,W) in [0,1] twice -> (B,), e.g. `glare.metrics.lpips_alex`.
+        perceptual: (B,3,H,W) in [0,1] twice -> (B,), e.g. `glare.metrics.LPIPS`.
         features: (B,3,H,W) in [0,1] -> feature maps, e.g. of a detector: what it looks at is to be kept.
     """
 

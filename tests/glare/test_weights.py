@@ -28,6 +28,13 @@ def test_half_precision_by_default(model: GLARE, tmp_path: Path) -> None:
         torch.testing.assert_close(value, model.state_dict()[key].half().float(), rtol=0, atol=0)
 
 
+def test_trained_on_is_what_all_stages_tell(model: GLARE, tmp_path: Path) -> None:
+    lines = [f"{i:016x} {i}.png" for i in range(3)]
+    entries = [{"stage": "codebook", "hashes": lines[:2]}, {"stage": "flow"}, {"hashes": lines[2:]}]
+    assert weights.trained_on(weights.save(model, tmp_path / "new", history=entries)) == lines
+    assert weights.trained_on(weights.save(model, tmp_path / "old", history=entries[1:2])) == []
+
+
 def test_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No weights at 'nothing': expected one of"):
         weights.load("nothing")

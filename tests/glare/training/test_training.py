@@ -14,6 +14,7 @@ from PIL import Image
 
 from glare import weights
 from glare.cli import main
+from glare.data.overlap import fingerprints
 from glare.metrics import LPIPS
 from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
@@ -82,6 +83,9 @@ def test_three_stages_one_after_the_other(pairs: Path, start: Path, tmp_path: Pa
     history = weights.history(tmp_path / "4/best")
     assert [entry["stage"] for entry in history] == ["codebook", "flow", "fusion", "fusion, joint"]
     assert str(tmp_path) not in json.dumps(history)
+    # The pairs' fingerprints are told once.
+    assert weights.trained_on(tmp_path / "4/best") == fingerprints(sorted((pairs / "high").iterdir()))
+    assert [len(entry["hashes"]) for entry in history] == [4, 0, 0, 0]
     card = (tmp_path / "4/best/README.md").read_text()
     assert "PSNR GT-mean" in card
     # Four pairs high; input, decoded codes, image and reference wide.
