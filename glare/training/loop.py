@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -226,6 +227,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(hash((settings.seed, step, accelerator.process_index)))
+        random.seed(f"{settings.seed} {step}")  # of what all processes draw alike
         batch = (t.to(accelerator.device, memory_format=torch.channels_last) for t in (low, high))
         with accelerator.autocast():
             loss, logs = wrapped(*batch)

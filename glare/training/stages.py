@@ -5,6 +5,7 @@ The official schedules are in the paper's supplement; here all stages share one 
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 
 import torch
@@ -213,8 +214,8 @@ class FusionStage(Stage):
         with torch.no_grad():
             features = model.code_features(latent)
         fidelity = 1.0
-        if self.training and float(torch.rand(())) < self.other_fidelity:
-            fidelity = 2.0 * float(torch.rand(()))
+        if self.training and random.random() < self.other_fidelity:
+            fidelity = random.uniform(0.0, 2.0)
         image = model.fusion(latent, features, skips, fidelity).float()
         loss, logs = self.restoration(image, high)
         logs["psnr"] = psnr(image.detach().clamp(0, 1), high).mean()
