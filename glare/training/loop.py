@@ -131,7 +131,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     step, elapsed, best = 0, 0.0, -math.inf
     per_step = settings.batch * accelerator.num_processes
     if (out / CHECKPOINT).exists():
-        state = torch.load(out / CHECKPOINT, weights_only=True, map_location=accelerator.device)
+        # Under torchrun the CPU is called cpu:0, a place that torch.load does not know.
+        place = accelerator.device if accelerator.device.type != "cpu" else "cpu"
+        state = torch.load(out / CHECKPOINT, weights_only=True, map_location=place)
         if state["run"] != this_run:
             raise ValueError(f"{out} holds another run: {state['run']}. This one is {this_run}.")
         stage.load_state_dict(state["stage"])

@@ -198,7 +198,7 @@ class FusionStage(Stage):
     #: Share of the steps at another fidelity than 1, so that the user's knob leads to pictures at both of its ends.
     other_fidelity = 0.25
     #: Weight of the likelihood that keeps the flow a flow in the joint pass.
-    likelihood = 0.01
+    likelihood = 0.001
 
     def __init__(self, model: GLARE, restoration: Restoration | None = None, joint: bool = False) -> None:
         self.joint = joint

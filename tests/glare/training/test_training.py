@@ -174,6 +174,11 @@ def test_two_processes_train_what_one_does(stage: str, pairs: Path, start: Path,
     assert entry["crops"] == 32
     assert entry["command"].startswith("torchrun --nproc-per-node 2 -m glare train ")
 
+    words[words.index("--steps") + 1] = "10"
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    (entry,) = weights.history(two / "last")
+    assert (entry["steps"], entry["crops"]) == (10, 40)
+
 
 def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "flow", "--pairs", str(pairs), "--out", str(tmp_path)]
