@@ -313,7 +313,7 @@ def trainer_behind(enhance: GLAREEnhance, lr_share: float = 0.1) -> type[Any]:
             return batch
 
         def plot_training_samples(self, batch: dict[str, Any], ni: int) -> None:
-            super().plot_training_samples({**batch, "img": batch["img"].detach()}, ni)
+            super().plot_training_samples({**batch, "img": batch["img"].detach().clone()}, ni)
 
         def get_validator(self) -> Any:
             plain: Any = super().get_validator()

@@ -350,20 +350,25 @@ class TestPrecision:
         self, trainer: Any, dark: list[Pixels]
     ) -> None:
         enhance = GLAREEnhance(dtype=torch.bfloat16)
-        kinds: dict[str, set[torch.dtype]] = {"flow": set(), "condition": set()}
-        for part, types in kinds.items():
-            for layer in enhance.model.get_submodule(part).modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    layer.register_forward_hook(lambda _, inputs, out, types=types: types.add(out.dtype))
+        model, kinds, conditions = enhance.model, set[torch.dtype](), []
+        for layer in model.condition.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(lambda _, inputs, out: kinds.add(out.dtype))
+        model.condition.register_forward_hook(lambda _, inputs, out: conditions.append(out))
         searched: list[tuple[Tensor, Tensor]] = []
-        quantizer = enhance.model.codebook.quantizer
+        quantizer = model.codebook.quantizer
         quantizer.register_forward_hook(lambda _, inputs, out: searched.append((inputs[0], out[1])))
         images = torch.from_numpy(np.stack(dark)).permute(0, 3, 1, 2)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             trainer(enhance).preprocess_batch({"img": images})
-        assert kinds == {"flow": {torch.float32}, "condition": {torch.bfloat16}}
+        assert kinds == {torch.bfloat16}
         latent, indices = searched[0]
         assert latent.dtype == torch.float32
+        # As exact as without autocast: the flow computed in float32.
+        with torch.no_grad():
+            exact = model.flow.inverse(conditions[0].mean.float(), conditions[0].feature.float())[0]
+        limit = model.config.latent_limit
+        torch.testing.assert_close(latent, exact.clamp(-limit, limit), rtol=1e-5, atol=1e-5)
         distances = torch.cdist(
             latent.double().flatten(2).mT.flatten(0, 1), quantizer.embedding.weight.double()
         )
