@@ -1,9 +1,10 @@
-"""Tables as CSV and Markdown, and side-by-side pictures with the boxes drawn in."""
+"""Tables as CSV, Markdown, LaTeX and JSON, and pictures with the boxes drawn in; the page is in `detection.html`."""
 
 from __future__ import annotations
 
+import json
 import math
-import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from PIL import Image, ImageDraw, ImageFont
 
 from detection.boxes import Detections
-from detection.dataset import Pixels
+from detection.dataset import Pixels, whole_file
 
 DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""
 
-_DECIMALS = {"PSNR": 2, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+# By the column's name, or the first word of it, so that PSNR_low has as many as PSNR.
+_DECIMALS = {"PSNR": 2, "NIQE": 2, "GFLOP": 1, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+_IN_LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 _KEYS = ("detector", "light", "place", "enhancer")
 _COLOURS = (
     *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#b04fd0"),
@@ -29,7 +36,18 @@ _COLOURS = (
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as it is printed and written: as many decimals as a column deserves, mostly four."""
-    return table.round({column: _DECIMALS.get(str(column), 4) for column in table.select_dtypes("float")})
+    return table.round({column: _decimals(str(column)) for column in table.select_dtypes("float")})
+
+
+def cell(column: str, value: object) -> str:
+    """Return a value as a table shows it: with the decimals of its column, and nothing where there is none."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.{_decimals(column)}f}"
+    return "" if value is None else str(value)
+
+
+def _decimals(column: str) -> int:
+    return _DECIMALS.get(column, _DECIMALS.get(re.split(r"[\s_]", column)[0], 4))
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,20 +94,43 @@ def write_markdown(
 def _markdown(table: pd.DataFrame) -> str:
     columns = list(table.columns)
     lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
+    lines += [[cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(column: str, value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.{_DECIMALS.get(column, 4)}f}"
-    return str(value)
+def write_latex(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
+    r"""Write a table as LaTeX, a ``tabular`` with the rules of booktabs, the notes above it as comments.
+
+    It is for ``\input`` between ``\begin{table}`` and ``\end{table}``, after ``\usepackage{booktabs}``.
+    """
+    texts = {
+        _escaped(str(column)): [_escaped(cell(str(column), value)) for value in values]
+        for column, values in table.items()
+    }
+    sides = "".join("r" if is_numeric_dtype(kind) else "l" for kind in table.dtypes)
+    shown = pd.DataFrame(texts).style.hide(axis="index").to_latex(hrules=True, column_format=sides)
+    comments = "".join(f"% {line}\n" for note in notes for line in note.splitlines())
+    _write(comments + shown, Path(path))
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_IN_LATEX)
+
+
+def write_json(table: pd.DataFrame, about: Mapping[str, object], path: str | Path) -> None:
+    """Write a table as JSON: `about`, plain values of any depth, and under ``rows`` an object for each row.
+
+    The numbers are not rounded; a value there is none of is null.
+    """
+    rows = json.loads(table.to_json(orient="records", double_precision=15))
+    _write(
+        json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n", Path(path)
+    )
 
 
 def _write(text: str, path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -158,7 +199,5 @@ def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
 
 def save_picture(picture: Image.Image, path: str | Path) -> None:
     """Write a picture as JPEG."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    picture.save(beside, format="JPEG", quality=90)
-    os.replace(beside, path)
+    with whole_file(Path(path)) as beside:
+        picture.save(beside, format="JPEG", quality=90)
