@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 from PIL import Image, ImageDraw, ImageFont
 
@@ -176,24 +177,55 @@ def _pasted(pictures: Sequence[Image.Image], way: tuple[int, int]) -> Image.Imag
     return sheet
 
 
-def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
-    border, header = 2, 22
-    scale = (width - 2 * border) / panel.image.shape[1]
-    size = (width - 2 * border, max(1, round(panel.image.shape[0] * scale)))
-    picture = Image.new("RGB", (width, size[1] + header + border), "white")
-    picture.paste(Image.fromarray(panel.image).resize(size, Image.Resampling.BICUBIC), (border, header))
+def boxed(
+    image: Pixels,
+    found: Detections,
+    classes: Sequence[str],
+    scale: float = 1.0,
+    *,
+    scores: bool = True,
+    labelled: NDArray[np.float64] | None = None,
+) -> Image.Image:
+    """Draw what was found into an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        found: the boxes, in pixels of the image; those of a score below `DRAWN_SCORE` are left out.
+        classes: the names that the labels number.
+        scale: by how much the picture is to be larger than the image; lines and letters do not grow with it.
+        scores: whether to write the scores beside the names.
+        labelled: (N, 4) boxes to draw under those, in white.
+    """
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    picture = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BICUBIC)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    pen.text((border, 3), panel.title, fill="black", font=font)
-    for box, score, label in zip(panel.found.boxes, panel.found.scores, panel.found.labels, strict=True):
+    for box in () if labelled is None else labelled:
+        pen.rectangle(_corners(box * scale), outline="white", width=1)
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
         if score < DRAWN_SCORE:
             continue
         colour = _COLOURS[label % len(_COLOURS)]
-        x1, y1, x2, y2 = box * scale + [border, header, border, header]
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        text = f"{classes[label]} {score:.2f}" if panel.scores else classes[label]
-        place = (x1 + 2, max(header, y1 - 14) if y1 > header + 14 else y1 + 2)
+        x1, y1, x2, y2 = _corners(box * scale)
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+        text = f"{classes[label]} {score:.2f}" if scores else classes[label]
+        place = (x1 + 2, y1 - 14 if y1 > 14 else y1 + 2)
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="black", font=font)
+    return picture
+
+
+def _corners(box: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return x1, y1, max(x1, x2), max(y1, y2)
+
+
+def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
+    border, header = 2, 22
+    scale = (width - 2 * border) / panel.image.shape[1]
+    drawn = boxed(panel.image, panel.found, classes, scale, scores=panel.scores)
+    picture = Image.new("RGB", (width, drawn.height + header + border), "white")
+    picture.paste(drawn, (border, header))
+    ImageDraw.Draw(picture).text((border, 3), panel.title, fill="black", font=ImageFont.load_default(13))
     return picture
 
 
