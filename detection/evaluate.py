@@ -22,11 +22,11 @@ from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from detection.boxes import Detections, class_map
-from detection.cache import Cache, Cost
+from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
 from detection.enhancers import Enhancer, Folder, enhanced_by, raw
-from detection.scores import Difference, Matches, paired_bootstrap
+from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
 from glare import metrics
 
 T = TypeVar("T")
@@ -95,6 +95,7 @@ class Record:
         psnr: in dB against the clean reference, NaN where there is none.
         ssim: likewise.
         lpips: likewise, and NaN where it was not asked for.
+        pixels: the SHA-256 of the image before it was enhanced.
         file: the enhanced image, where it was kept or was a file already; ``raw`` is never kept, load the sample.
     """
 
@@ -107,6 +108,7 @@ class Record:
     psnr: float
     ssim: float
     lpips: float
+    pixels: str
     file: Path | None
 
 
@@ -223,6 +225,39 @@ class Results:
             for record in self.records
             for sample in [self.dataset.samples[record.sample]]
         )
+
+    def precision_recall(self) -> pd.DataFrame:
+        """The precision-recall curves at an overlap of 0.50 over all images that count.
+
+        Returns:
+            ``detector``, ``enhancer``, ``recall`` and ``precision``: 101 rows for each curve, the mean over the
+            classes that occur, whose own mean is mAP50.
+        """
+        return pd.concat(
+            [
+                pd.DataFrame(
+                    {
+                        "detector": detector,
+                        "enhancer": enhancer,
+                        "recall": RECALLS,
+                        "precision": matches.precision_recall(),
+                    }
+                )
+                for (detector, enhancer), matches in self.matches.items()
+            ],
+            ignore_index=True,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the images that count, as the enhancers were given them, and of their labels."""
+        pixels = {record.sample: record.pixels for record in self.records}
+        parts: list[str | bytes] = [" ".join(self.dataset.classes)]
+        for number in self.samples:
+            sample = self.dataset.samples[number]
+            parts += [f"{sample.name} {sample.light} {sample.place} {pixels[number]}"]
+            parts += [sample.boxes.tobytes(), sample.labels.tobytes(), sample.crowd.tobytes()]
+        return fingerprint(*parts)
 
     def _of(self, detector: str, enhancer: str) -> list[Record]:
         return [r for r in self.records if r.detector == detector and r.enhancer == enhancer]
@@ -357,6 +392,7 @@ class _Run:
         """All records of one image, and what `OnImage` is told."""
         records: list[Record] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
+        pixels = fingerprint(str(image.shape), image.tobytes())
         for name, enhance in self.enhancers.items():
             with _blame(f"enhancer `{name}`"):
                 enhanced, enhancing, file = self.enhance(name, enhance, image, self.dataset.samples[number])
@@ -365,7 +401,9 @@ class _Run:
                 with _blame(f"detector `{title}`" if title else "detector"):
                     found, detecting = self.detect(detector, enhanced)
                     found = found.relabel(self.mappings[title])
-                records.append(Record(number, name, title, found, enhancing, detecting, *quality, file))
+                records.append(
+                    Record(number, name, title, found, enhancing, detecting, *quality, pixels, file)
+                )
                 seen.setdefault(name, (enhanced, found))
         return records, seen
 

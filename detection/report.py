@@ -1,9 +1,10 @@
-"""Tables as CSV and Markdown, and side-by-side pictures with the boxes drawn in."""
+"""Tables as CSV, Markdown, LaTeX and JSON, and pictures with the boxes drawn in; the page is in `detection.html`."""
 
 from __future__ import annotations
 
+import json
 import math
-import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 from PIL import Image, ImageDraw, ImageFont
 
 from detection.boxes import Detections
-from detection.dataset import Pixels
+from detection.dataset import Pixels, whole_file
 
 DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""
 
-_DECIMALS = {"PSNR": 2, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+# By the column's name, or the first word of it, so that PSNR_low has as many as PSNR.
+_DECIMALS = {"PSNR": 2, "NIQE": 2, "GFLOP": 1, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+_IN_LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 _KEYS = ("detector", "light", "place", "enhancer")
 _COLOURS = (
     *("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#b04fd0"),
@@ -29,7 +37,18 @@ _COLOURS = (
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as it is printed and written: as many decimals as a column deserves, mostly four."""
-    return table.round({column: _DECIMALS.get(str(column), 4) for column in table.select_dtypes("float")})
+    return table.round({column: _decimals(str(column)) for column in table.select_dtypes("float")})
+
+
+def cell(column: str, value: object) -> str:
+    """Return a value as a table shows it: with the decimals of its column, and nothing where there is none."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.{_decimals(column)}f}"
+    return "" if value is None else str(value)
+
+
+def _decimals(column: str) -> int:
+    return _DECIMALS.get(column, _DECIMALS.get(re.split(r"[\s_]", column)[0], 4))
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,20 +95,43 @@ def write_markdown(
 def _markdown(table: pd.DataFrame) -> str:
     columns = list(table.columns)
     lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
+    lines += [[cell(column, row[column]) for column in columns] for row in table.to_dict("records")]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(column: str, value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.{_DECIMALS.get(column, 4)}f}"
-    return str(value)
+def write_latex(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
+    r"""Write a table as LaTeX, a ``tabular`` with the rules of booktabs, the notes above it as comments.
+
+    It is for ``\input`` between ``\begin{table}`` and ``\end{table}``, after ``\usepackage{booktabs}``.
+    """
+    texts = {
+        _escaped(str(column)): [_escaped(cell(str(column), value)) for value in values]
+        for column, values in table.items()
+    }
+    sides = "".join("r" if is_numeric_dtype(kind) else "l" for kind in table.dtypes)
+    shown = pd.DataFrame(texts).style.hide(axis="index").to_latex(hrules=True, column_format=sides)
+    comments = "".join(f"% {line}\n" for note in notes for line in note.splitlines())
+    _write(comments + shown, Path(path))
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_IN_LATEX)
+
+
+def write_json(table: pd.DataFrame, about: Mapping[str, object], path: str | Path) -> None:
+    """Write a table as JSON: `about`, plain values of any depth, and under ``rows`` an object for each row.
+
+    The numbers are not rounded; a value there is none of is null.
+    """
+    rows = json.loads(table.to_json(orient="records", double_precision=15))
+    _write(
+        json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n", Path(path)
+    )
 
 
 def _write(text: str, path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -135,30 +177,59 @@ def _pasted(pictures: Sequence[Image.Image], way: tuple[int, int]) -> Image.Imag
     return sheet
 
 
-def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
-    border, header = 2, 22
-    scale = (width - 2 * border) / panel.image.shape[1]
-    size = (width - 2 * border, max(1, round(panel.image.shape[0] * scale)))
-    picture = Image.new("RGB", (width, size[1] + header + border), "white")
-    picture.paste(Image.fromarray(panel.image).resize(size, Image.Resampling.BICUBIC), (border, header))
+def boxed(
+    image: Pixels,
+    found: Detections,
+    classes: Sequence[str],
+    scale: float = 1.0,
+    *,
+    scores: bool = True,
+    labelled: NDArray[np.float64] | None = None,
+) -> Image.Image:
+    """Draw what was found into an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        found: the boxes, in pixels of the image; those of a score below `DRAWN_SCORE` are left out.
+        classes: the names that the labels number.
+        scale: by how much the picture is to be larger than the image; lines and letters do not grow with it.
+        scores: whether to write the scores beside the names.
+        labelled: (N, 4) boxes to draw under those, in white.
+    """
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    picture = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BICUBIC)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    pen.text((border, 3), panel.title, fill="black", font=font)
-    for box, score, label in zip(panel.found.boxes, panel.found.scores, panel.found.labels, strict=True):
+    for box in () if labelled is None else labelled:
+        pen.rectangle(_corners(box * scale), outline="white", width=1)
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
         if score < DRAWN_SCORE:
             continue
         colour = _COLOURS[label % len(_COLOURS)]
-        x1, y1, x2, y2 = box * scale + [border, header, border, header]
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        text = f"{classes[label]} {score:.2f}" if panel.scores else classes[label]
-        place = (x1 + 2, max(header, y1 - 14) if y1 > header + 14 else y1 + 2)
+        x1, y1, x2, y2 = _corners(box * scale)
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+        text = f"{classes[label]} {score:.2f}" if scores else classes[label]
+        place = (x1 + 2, y1 - 14 if y1 > 14 else y1 + 2)
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="black", font=font)
     return picture
 
 
+def _corners(box: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return x1, y1, max(x1, x2), max(y1, y2)
+
+
+def _draw(panel: Panel, classes: Sequence[str], width: int) -> Image.Image:
+    border, header = 2, 22
+    scale = (width - 2 * border) / panel.image.shape[1]
+    drawn = boxed(panel.image, panel.found, classes, scale, scores=panel.scores)
+    picture = Image.new("RGB", (width, drawn.height + header + border), "white")
+    picture.paste(drawn, (border, header))
+    ImageDraw.Draw(picture).text((border, 3), panel.title, fill="black", font=ImageFont.load_default(13))
+    return picture
+
+
 def save_picture(picture: Image.Image, path: str | Path) -> None:
     """Write a picture as JPEG."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    picture.save(beside, format="JPEG", quality=90)
-    os.replace(beside, path)
+    with whole_file(Path(path)) as beside:
+        picture.save(beside, format="JPEG", quality=90)

@@ -110,6 +110,13 @@ class Curve:
         return best
 
     @property
+    def at_recalls(self) -> NDArray[np.float64]:
+        """(101, R) the precision at `RECALLS`, which `coco` is the mean of; 0 beyond the recall in the end."""
+        precision = np.concatenate([self.precision, np.zeros((1, len(self.wanted)))])
+        first = [np.searchsorted(recall, RECALLS) for recall in self.recall.T]
+        return np.take_along_axis(precision, np.stack(first, axis=1), axis=0)
+
+    @property
     def coco(self) -> NDArray[np.float64]:
         """(R,) COCO's average precision, the mean at 101 recalls; NaN where nothing is to be found."""
         # How many of the recalls are reached with each hit.
@@ -219,6 +226,18 @@ class Matches:
             **by_size,
             **by_class,
         }
+
+    def precision_recall(self) -> NDArray[np.float64]:
+        """(101,) the precision at `RECALLS` and an overlap of 0.50, the mean over the classes that occur.
+
+        Its mean is mAP50. NaN where there is nothing to find.
+        """
+        once = np.ones((len(self.voc[0].wanted), 1), dtype=np.int64)
+        curves = [ranked.curves(once, slice(0, 1))[0] for ranked in self.coco[0] if ranked.wanted.any()]
+        if not curves:
+            return np.full(len(RECALLS), np.nan)
+        mean: NDArray[np.float64] = np.mean([curve.at_recalls[:, 0] for curve in curves], axis=0)
+        return mean
 
     def each(self) -> NDArray[np.float64]:
         """(I,) mAP50 of each image on its own; NaN where there is nothing to find."""

@@ -1,7 +1,8 @@
 """Which enhancer helps a detector in the dark: mAP, PSNR, SSIM and time for each light level and enhancer.
 
 Without arguments: six photographs that ship with the dependencies, darkened at three levels, the built-in
-twelve-class detector. Writes ``results.csv``, ``results.md`` and one side-by-side picture per photograph.
+twelve-class detector. Writes the table as ``results.csv``, ``.md``, ``.tex`` and ``.json``, two charts, one
+side-by-side picture per photograph, and ``report.html`` with all of it, a page for every browser.
 
     python experiments/detect_exdark.py
     python experiments/detect_exdark.py --data my_set/annotations.json --enhancers raw,glare,my_module:enhance
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,8 +41,12 @@ from detection import (
 from detection.cache import Cache
 from detection.dataset import Pixels
 from detection.detectors import BUILT_IN, detector
-from detection.enhancers import NAMES, enhancer, raw
-from detection.evaluate import collect
+from detection.enhancers import NAMES, Enhancer, Folder, enhancer, raw
+from detection.evaluate import Results, collect
+from detection.extremes import comparisons
+from detection.figures import Chart, bars, curves
+from detection.html import Figure, Notes, Section, Table, write_html
+from detection.provenance import command, portable, versions, without_folders
 from detection.report import (
     Panel,
     details,
@@ -49,10 +56,14 @@ from detection.report import (
     side_by_side,
     stacked,
     write_csv,
+    write_json,
+    write_latex,
     write_markdown,
 )
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
+
+T = TypeVar("T")
 
 # How many processes there are, as torchrun and the kinds of MPI tell.
 PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -96,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--cache", type=Path, help="folder of enhanced images and detections (default: cache in --out)"
     )
     args = parser.parse_args(arguments)
+    args.typed = sys.argv[1:] if arguments is None else arguments
     sys.path.append(os.getcwd())  # where modules named in an argument are
     try:
         run(args)
@@ -114,10 +126,9 @@ def run(args: argparse.Namespace) -> None:
     dark_already = any(sample.light != Sample.light for sample in clean.samples)
     levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
-    enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
-    names = args.detector.split(",")
-    built = {name: detector(name, device=args.device) for name in names}
-    detectors = built if len(names) > 1 else built[names[0]]
+    enhancers = by_name(args.enhancers, lambda name: enhancer(name, args.device))
+    built = by_name(args.detector, lambda name: detector(name, device=args.device))
+    detectors = built if len(built) > 1 else next(iter(built.values()))
     lpips = LPIPS(args.lpips).to(args.device) if args.lpips else None
     args.out.mkdir(parents=True, exist_ok=True)
     cache = Cache(args.cache or args.out / "cache")
@@ -128,16 +139,106 @@ def run(args: argparse.Namespace) -> None:
     if not first:
         return
     table = results.table()
-    notes = notes_on(table, clean, args)
+    notes = notes_on(table, clean, args, list(built))
     for row in [] if day is None else day.table().to_dict("records"):
-        of = f" {row['detector']}:" if len(names) > 1 else ""
+        of = f" {row['detector']}:" if len(built) > 1 else ""
         notes.insert(
             1, f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}."
         )
-    write_csv(table, args.out / "results.csv")
-    write_markdown(overview(table), notes, args.out / "results.md", more=details(table))
     print(rounded(overview(table)).to_string(index=False, na_rep=""))
-    print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
+    print("\n" + "\n".join(notes))
+    made_with = {
+        "command": command("experiments/detect_exdark.py", args.typed),
+        "versions": versions(),
+        "data": {"sha256": results.fingerprint, "used": table.attrs["used"], "of": table.attrs["of"]},
+        "detectors": {name: getattr(one, "identity", None) for name, one in built.items()},
+        "enhancers": {name: getattr(one, "identity", None) for name, one in enhancers.items()},
+    }
+    write(args.out, results, table, enhancers, [without_folders(note) for note in notes], made_with)
+    print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
+
+
+def by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
+    """What a list of names stands for; the rows of the table tell no folders, unless only those tell them apart."""
+    typed = names.split(",")
+    shown = [portable(name) for name in typed]
+    titles = shown if len(set(shown)) == len(shown) else typed
+    return {title: build(name) for title, name in zip(titles, typed, strict=True)}
+
+
+def write(
+    out: Path,
+    results: Results,
+    table: pd.DataFrame,
+    enhancers: Mapping[str, Enhancer | Folder],
+    notes: Sequence[str],
+    made_with: Mapping[str, Any],
+) -> None:
+    """All files but the pictures of each photograph."""
+    short, long = overview(table), details(table)
+    write_csv(table, out / "results.csv")
+    write_markdown(short, notes, out / "results.md", more=long)
+    write_latex(short, notes, out / "results.tex")
+    write_json(table, {**made_with, "notes": notes}, out / "results.json")
+    figures = []
+    for stem, caption, chart in charts(results, table):
+        for kind in ("png", "pdf"):
+            chart.save(out / f"{stem}.{kind}")
+        figures.append(Figure(caption, chart.png()))
+    with_boxes = (
+        "Left of the slider what the camera saw, right of it the enhanced image, with what the detector "
+    )
+    with_boxes += (
+        f"{results.detectors[0]} ".lstrip() + "found in each; the labels are white and thin. Sorted by the "
+    )
+    with_boxes += "difference in this image's AP50, and among equals in PSNR."
+    write_html(
+        out / "report.html",
+        "Which enhancer helps a detector in the dark",
+        [
+            Section("Results", [Table("Accuracy, quality and price", short), Notes(notes)]),
+            Section("Charts", figures),
+            *(
+                Section(f"{name}: the best and the worst images", [Notes([with_boxes]), *pairs])
+                for name, pairs in comparisons(results, enhancers).items()
+            ),
+            Section("By size and class", [Table("Average recall and precision", long)]),
+            Section(
+                "Made with",
+                [
+                    Notes([made_with["command"], f"data {made_with['data']['sha256']}"]),
+                    Notes([f"{package} {version}" for package, version in made_with["versions"].items()]),
+                ],
+            ),
+        ],
+    )
+
+
+def charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, Chart]]:
+    """Name of the file, caption and chart: for each detector the bars per light and the precision-recall curves."""
+    curve = results.precision_recall()
+    everywhere = table[table["place"] == "all"] if "place" in table else table
+    for name in results.detectors:
+        rows = everywhere[everywhere["detector"] == name] if name else everywhere
+        # The interval of the difference, from where raw stands.
+        of_raw = rows["mAP50"] - rows["dmAP50"]
+        rows = rows.assign(low=of_raw + rows["dmAP50_low"], high=of_raw + rows["dmAP50_high"])
+        end = re.sub(r"[^\w.-]", "_", f"-{name}") if name else ""
+        title = f"{name}: " if name else ""
+        yield (
+            f"by_light{end}",
+            f"{title}mAP50 by light. A whisker is the 95 % interval of the difference from raw: where it reaches "
+            "the end of raw's bar, the difference is within noise.",
+            bars(rows, "mAP50", interval=("low", "high")),
+        )
+        points = curve[curve["detector"] == name]
+        means = points.groupby("enhancer", sort=False)["precision"].mean()
+        yield (
+            f"precision_recall{end}",
+            f"{title}precision over recall at an overlap of 0.50, all images, the mean over the classes. The "
+            "number is its mean, mAP50.",
+            curves(points, "recall", "precision", labels=[f"{n}  {mean:.3f}" for n, mean in means.items()]),
+        )
 
 
 def join(args: argparse.Namespace) -> bool:
@@ -178,7 +279,9 @@ class Pictures:
         save_picture(stacked(self.rows), self.folder / file)
 
 
-def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> list[str]:
+def notes_on(
+    table: pd.DataFrame, clean: Dataset, args: argparse.Namespace, detectors: Sequence[str]
+) -> list[str]:
     """What a reader has to know to judge the table."""
     rows = table[table["light"] != "all"] if "place" not in table else table
     sizes = rows[["images", "boxes"]].drop_duplicates()
@@ -189,7 +292,7 @@ def notes_on(table: pd.DataFrame, clean: Dataset, args: argparse.Namespace) -> l
     notes = [
         f"Each row rests on {rests}{f': {clean.note}' if clean.note else ''}.",
         f"Used {table.attrs['used']} of {table.attrs['of']} images; what failed anywhere counts in no row.",
-        f"Detector {args.detector}, seed {args.seed}, {args.device}. All rows of a light saw the same noise.",
+        f"Detector {', '.join(detectors)}, seed {args.seed}, {args.device}. All rows of a light saw the same noise.",
         "mAP by pycocotools over the classes that occur. Against raw: the difference in mAP50 and the middle 95 % of "
         "it over 1000 draws of the photographs; within noise means that 0 is in there. VOC_AP50: the area under the "
         "precision-recall curve, as in PASCAL VOC since 2010.",
