@@ -166,7 +166,7 @@ def restore(
         ValueError: if there is no image without a fault.
     """
     if gt_mean and "gamma" not in enhancers:
-        enhancers = {"gamma": enhancer("gamma"), **enhancers}
+        enhancers = {**enhancers, "gamma": enhancer("gamma")}
     enhancing = Enhancing(cache)
     niqe = NIQE()
     records: list[Record] = []
