@@ -1,7 +1,7 @@
 """How close enhanced images come to their references: PSNR, SSIM, LPIPS, or NIQE, time and size for each enhancer.
 
 Without arguments: the six photographs of `detect_exdark.py`, darkened at three levels. With ``--data`` test sets as
-they are distributed: LOL-v1 (``eval15``), LOL-v2, LSRW, SICE, and folders without references (DICM, LIME, MEF, NPE, VV).
+they are distributed: LOL-v1 (``eval15``), LOL-v2, LSRW, SICE, and DICM, LIME, MEF, NPE, VV, which have no references.
 Writes the table as Markdown, LaTeX, CSV, JSON and a page, and ``images.csv`` with the figures of every image.
 
     python experiments/enhance_lol.py
