@@ -127,7 +127,7 @@ def test_figures_are_those_of_scikit_image_and_lpips(night: Dataset, chance: Pat
 def test_figures_on_lol_are_those_of_scikit_image_and_lpips() -> None:
     lol = read_test_sets(VAL)
     assert len(lol) == 30
-    agrees(replace(lol, samples=lol.samples[::8]), ALEX)
+    agrees(replace(lol, samples=lol.samples[::15]), ALEX)
 
 
 class Blind:
@@ -216,11 +216,7 @@ class TestWithoutReference:
         small = replace(good, name="small", load=lambda: np.zeros((95, 300, 3), np.uint8))
         found = restore(Dataset((good, black, small)), {"raw": raw})
         assert len(found.samples) == 1
-        assert found.faults[
-            0
-        ] == "black (dark): enhancer `raw`: NIQE: less than two blocks of 96×96 have grain" or (
-            "black (dark): NIQE: less than two blocks" in found.faults[0]
-        )
+        assert found.faults[0] == "black (dark): NIQE: less than two blocks of 96×96 have grain"
         assert "NIQE: Expected images of at least 96×192 or 192×96 but got (95, 300)" in found.faults[1]
 
 
@@ -349,16 +345,16 @@ class TestTrainedOnTest:
     def test_is_told_by_picture_and_by_name(self, pairs: Path, tmp_path: Path) -> None:
         files = sorted((pairs / "high").iterdir())
         first, second, third = fingerprints(files[:3])
-        lines = [first.replace(" 0.png", " 77.png"), second, third[:16].translate(str.maketrans("0f", "f0"))]
-        lines[2] = f"{int(third[:16], 16) ^ (2**64 - 1):016x} 5.jpg"
+        other = f"{int(third[:16], 16) ^ (2**64 - 1):016x}"  # every bit of it is another
+        lines = [first.replace(" 0.png", " 77.png"), second, f"{other} 5.jpg"]
         ours = self.weights_with(tmp_path, hashes=lines)
         data = read_test_sets(pairs)
-        by_picture, by_name = (told := trained_on_test(data.samples, {"raw": raw, "ours": ours}))[0]
+        (by_picture, by_name), found = trained_on_test(data.samples, {"raw": raw, "ours": ours})
         assert by_picture.startswith("Warning: ours was trained on 2 of the 6 test images")
         assert by_picture.endswith("no test of it: 0.png (77.png), 1.png (1.png).")
         assert "1 of the 6 test images have the name, but not the looks" in by_name
         assert "5.png (5.jpg)" in by_name
-        assert {(o.file.name, o.by) for o in told[1]["ours"]} == {
+        assert {(o.file.name, o.by) for o in found["ours"]} == {
             ("0.png", "picture"),
             ("1.png", "picture"),
             ("5.png", "name"),
@@ -371,6 +367,15 @@ class TestTrainedOnTest:
         (line,) = lines
         assert "tell no fingerprints" in line
         assert "they name lol_v1/train" in line
+
+    def test_what_was_not_checked_is_told(self, pairs: Path, tmp_path: Path) -> None:
+        for side in ("low", "high"):
+            Image.new("RGB", (90, 60)).save(pairs / side / "0.png", format="BMP")  # Pillow looks inside
+        ours = self.weights_with(tmp_path, hashes=["0123456789abcdef far.png"])
+        data = read_test_sets(pairs)
+        assert len(data) == 6
+        (line,) = trained_on_test(data.samples, {"ours": ours})[0]
+        assert "was not checked: Cannot read the image" in line
 
     def test_nothing_to_tell(self, pairs: Path, tmp_path: Path) -> None:
         samples = read_test_sets(pairs).samples
