@@ -139,9 +139,10 @@ def notes_on(found: Restoration, args: argparse.Namespace) -> list[str]:
         "In brackets: the middle 95 % of the mean over 1000 draws of the scenes.",
     ]
     if "PSNR" in found.measures:
+        seen = " and LPIPS (AlexNet, version 0.1)" if "LPIPS" in found.measures else ""
         notes.append(
-            "PSNR (dB), SSIM (Gaussian window of 11, σ = 1.5, valid area) and LPIPS (AlexNet, version 0.1) on RGB of 8 "
-            "bits, without any use of the reference but to compare."
+            f"PSNR (dB), SSIM (Gaussian window of 11, σ = 1.5, valid area){seen}: on RGB of 8 bits; the reference is "
+            "used for nothing but to compare."
         )
     if args.gt_mean:
         notes.append(
