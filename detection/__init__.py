@@ -17,7 +17,9 @@ try:
     from detection.exdark import ExDark
     from detection.folders import read_dark_face, read_yolo, write_yolo
     from detection.readers import read_dataset
+    from detection.restoration import restore
     from detection.sample import sample_set
+    from detection.testsets import read_test_sets
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "scipy", "skimage"):
         raise
@@ -43,7 +45,9 @@ __all__ = [
     "read_coco",
     "read_dark_face",
     "read_dataset",
+    "read_test_sets",
     "read_yolo",
+    "restore",
     "sample_set",
     "write_coco",
     "write_darkened",

@@ -28,7 +28,7 @@ class Cost:
 
     Attributes:
         ms: wall-clock time in milliseconds; NaN where it was not measured.
-        mb: the highest memory meanwhile in 10^6 bytes, see `detection.evaluate.measured`; NaN likewise.
+        mb: the highest memory meanwhile in 10^6 bytes, see `detection.measured.measured`; NaN likewise.
     """
 
     ms: float

@@ -69,8 +69,10 @@ def read_coco(
             [bool(mark.get("iscrowd", 0)) for mark in marks[number]],
         )
         clean = about.pop("reference", None)
-        reference = None if clean is None else partial(load_image, folder / clean)
-        samples.append(replace(sample, reference=reference, **about))
+        if clean is not None:
+            file = folder / clean
+            sample = replace(sample, reference=partial(load_image, file), reference_path=file)
+        samples.append(replace(sample, **about))
     info = content.get("info")
     note = info.get("note", "") if isinstance(info, dict) else ""
     return Dataset(tuple(samples), tuple(classes), note=str(note))

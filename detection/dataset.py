@@ -65,11 +65,12 @@ class Sample:
         boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the stored image.
         labels: (N,) int, numbers in the set's `classes`.
         crowd: (N,) bool; a crowd's box is neither to be found nor a mistake when found (COCO's ``iscrowd``).
-        light: the name of the light the image was taken in.
+        light: the name of the light the image was taken in, or of the part of a test set that it is in.
         reference: returns the same scene in normal light, where there is such an image.
         place: ``indoor``, ``outdoor``, or empty where the set does not say.
         category: what the image as a whole is said to show, or empty where the set does not say.
         path: the file that `load` reads; None where the pixels are made when they are loaded.
+        reference_path: the file that `reference` reads, or None.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Sample:
     place: str = ""
     category: str = ""
     path: Path | None = None
+    reference_path: Path | None = None
 
 
 def file_sample(
@@ -207,6 +209,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
             light=level,
             reference=sample.load,
             path=None,
+            reference_path=sample.path,
         )
         for sample in dataset.samples
         for level in levels

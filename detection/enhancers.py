@@ -196,7 +196,8 @@ class Folder:
     """Images that were enhanced already: a folder with one for each image of the set, under the same name.
 
     The suffix may be another. Names match together with the folders they lie in, or else on their own, without
-    regard to case. For a set at several lights `path` may hold a folder of the name of each.
+    regard to case. For a set at several lights `path` may hold a folder of the name of each; so it may for the parts
+    of a test set, under their whole names or the ends of them.
 
     Args:
         path: the folder; no image in it is opened yet.
@@ -226,7 +227,9 @@ class Folder:
         Raises:
             FileNotFoundError: if there is none, or more than one to choose from.
         """
-        root = self.path / light if (self.path / light).is_dir() else self.path
+        folders = PurePosixPath(light).parts
+        ends = (self.path.joinpath(*folders[start:]) for start in range(len(folders)))
+        root = next((end for end in ends if end.is_dir()), self.path)
         parts = PurePosixPath(name).with_suffix("").parts
         found = self._files.get(_key(*parts)) or self._files.get(_key(*parts[-1:])) or []
         found = [file for file in found if file.is_relative_to(root)]

@@ -5,31 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from tqdm import tqdm
 
 from detection.boxes import Detections, class_map
 from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
-from detection.enhancers import Enhancer, Folder, enhanced_by, raw
+from detection.enhancers import Enhancer, Folder
+from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim
 from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
-from glare import metrics
-
-T = TypeVar("T")
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
 """Called with each sample and, per enhancer, what the (first) detector saw and what it found there."""
@@ -337,14 +330,14 @@ def collect(
     rank, processes = _process()
     share = _share(dataset, rank, processes)
     bar = tqdm(share, desc="evaluate", unit="image", disable=not progress or rank > 0)
-    for number, loading in zip(bar, _ahead(dataset, share), strict=True):
+    for number, loading in zip(bar, ahead(dataset, share), strict=True):
         sample = dataset.samples[number]
         try:
-            with _blame(sample.name):
+            with blame(sample.name):
                 image, reference = loading()
-            with _blame(f"{sample.name} ({sample.light})"):
+            with blame(f"{sample.name} ({sample.light})"):
                 made, seen = run.look(number, image, reference)
-        except _FaultError as fault:
+        except FaultError as fault:
             faults.append((number, str(fault)))
             bar.set_postfix(faults=len(faults))
             continue
@@ -376,7 +369,7 @@ class _Run:
     lpips: nn.Module | None
 
     def __post_init__(self) -> None:
-        self.warm: set[int] = set()
+        self.enhance = Enhancing(self.cache)
         self.mappings = {}
         for name, detector in self.detectors.items():
             self.mappings[name] = class_map(detector.names, self.dataset.classes)
@@ -394,11 +387,11 @@ class _Run:
         seen: dict[str, tuple[Pixels, Detections]] = {}
         pixels = fingerprint(str(image.shape), image.tobytes())
         for name, enhance in self.enhancers.items():
-            with _blame(f"enhancer `{name}`"):
+            with blame(f"enhancer `{name}`"):
                 enhanced, enhancing, file = self.enhance(name, enhance, image, self.dataset.samples[number])
             quality = (float("nan"),) * 3 if reference is None else self.quality(enhanced, reference)
             for title, detector in self.detectors.items():
-                with _blame(f"detector `{title}`" if title else "detector"):
+                with blame(f"detector `{title}`" if title else "detector"):
                     found, detecting = self.detect(detector, enhanced)
                     found = found.relabel(self.mappings[title])
                 records.append(
@@ -407,28 +400,9 @@ class _Run:
                 seen.setdefault(name, (enhanced, found))
         return records, seen
 
-    def enhance(
-        self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
-    ) -> tuple[Pixels, Cost, Path | None]:
-        if isinstance(enhance, Folder):
-            already = enhanced_by(name, enhance, image, sample)
-            return already, Cost(float("nan"), float("nan")), enhance.find(sample.name, sample.light)
-        if enhance is raw:
-            return image.copy(), Cost(0.0, float("nan")), None
-
-        def make() -> tuple[Pixels, Cost]:
-            self.warm_up(enhance, lambda: enhance(image[:64, :64].copy()))
-            copy = image.copy()  # an enhancer that writes into its input must not reach the next one
-            return measured(lambda: enhanced_by(name, enhance, copy, sample))
-
-        identity: str | None = getattr(enhance, "identity", None)
-        if self.cache is None or identity is None:
-            return *make(), None
-        return self.cache.enhanced(image, identity, make)
-
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
         def make() -> tuple[Detections, Cost]:
-            self.warm_up(detector, lambda: detector([image]))
+            self.enhance.warm_up(detector, lambda: detector([image]))
             (found,), cost = measured(lambda: detector([image]))
             return found, cost
 
@@ -437,129 +411,14 @@ class _Run:
             return make()
         return self.cache.detections(image, identity, make)
 
-    def warm_up(self, what: object, call: Callable[[], object]) -> None:
-        """Weights load and kernels are chosen at the first call, which is no part of the timing, nor of the result."""
-        if id(what) not in self.warm:
-            self.warm.add(id(what))
-            with suppress(Exception):
-                call()
-
     def quality(self, enhanced: Pixels, reference: Pixels) -> tuple[float, float, float]:
         """PSNR, SSIM and LPIPS."""
         perceived = float("nan")
         if self.lpips is not None:
-            with _blame("LPIPS"), torch.inference_mode():
-                device = next(self.lpips.parameters()).device
-                perceived = float(self.lpips(_unit(enhanced).to(device), _unit(reference).to(device)))
-        with _blame("PSNR and SSIM"):
+            with blame("LPIPS"):
+                perceived = lpips(enhanced, reference, self.lpips)
+        with blame("PSNR and SSIM"):
             return psnr(enhanced, reference), ssim(enhanced, reference), perceived
-
-
-def psnr(image: Pixels, reference: Pixels) -> float:
-    """Return the peak signal-to-noise ratio in dB over all channels of two uint8 RGB images."""
-    return float(metrics.psnr(_unit(image), _unit(reference)))
-
-
-def ssim(image: Pixels, reference: Pixels) -> float:
-    """Return the structural similarity of two uint8 RGB images, the mean over the channels.
-
-    The same as `glare.metrics.ssim`, to 1e-5, in a third of its time on a CPU: behind a cheap enhancer that was
-    most of a run.
-
-    Raises:
-        ValueError: if the images measure less than 11 pixels.
-    """
-    import cv2
-
-    if min(image.shape[:2]) < metrics.WINDOW:
-        raise ValueError(f"Expected images of at least 11×11 but got {image.shape[0]}×{image.shape[1]}.")
-    edge = metrics.WINDOW // 2
-
-    def mean(values: NDArray[Any]) -> NDArray[Any]:
-        blurred: NDArray[Any] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
-        return blurred[edge:-edge, edge:-edge]
-
-    x, y = (np.asarray(pixels, dtype=np.float32) / 255 for pixels in (image, reference))
-    mean_x, mean_y = mean(x), mean(y)
-    covariance = mean(x * y) - mean_x * mean_y
-    variances = mean(x * x) + mean(y * y) - mean_x**2 - mean_y**2
-    c1, c2 = 0.01**2, 0.03**2
-    values = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    values /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
-    return float(values.mean(dtype=np.float64))
-
-
-def _unit(image: Pixels) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float in [0,1]."""
-    return torch.tensor(image).permute(2, 0, 1)[None].float() / 255
-
-
-def measured(call: Callable[[], T]) -> tuple[T, Cost]:
-    """Call, and measure the time and the highest memory meanwhile.
-
-    Where CUDA is in use the memory is the most that torch's tensors took on a device, weights included, without
-    what CUDA itself and torch's reserve take. Otherwise, on Linux, it is the highest resident memory of the whole
-    process: Python, the libraries, all weights, what torch kept from earlier calls, and the next image, which is
-    loaded meanwhile; what a method takes shows in the difference from the row of a cheap one. Elsewhere it is NaN.
-    """
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count() if in_use else 0)
-    for device in devices:
-        torch.cuda.reset_peak_memory_stats(device)
-    resets = not devices and _reset_peak_rss()
-    start = perf_counter()
-    result = call()
-    ms = 1000 * (perf_counter() - start)
-    if devices:
-        return result, Cost(ms, max(torch.cuda.max_memory_allocated(device) for device in devices) / 1e6)
-    return result, Cost(ms, _peak_rss() if resets else float("nan"))
-
-
-def _reset_peak_rss() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_rss() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
-
-
-Loading = Callable[[], tuple[Pixels, Pixels | None]]
-
-
-def _ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[Loading]:
-    """Load the next image and its reference while the one before is worked on; calling returns or raises."""
-
-    def load(number: int) -> tuple[Pixels, Pixels | None]:
-        sample = dataset.samples[number]
-        return sample.load(), sample.reference() if sample.reference else None
-
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(load, numbers[0]) if numbers else None
-        for following in [*numbers[1:], None]:
-            now, coming = coming, None if following is None else thread.submit(load, following)
-            if now is not None:
-                yield now.result
-
-
-class _FaultError(Exception):
-    """What went wrong with an image, to be listed."""
-
-
-@contextmanager
-def _blame(what: str) -> Iterator[None]:
-    """Whatever goes wrong with one image is listed and does not end the run, whoever's code it was in."""
-    try:
-        yield
-    except Exception as error:
-        said = str(error) or type(error).__name__
-        raise _FaultError(f"{what}: {said.splitlines()[0]}") from error
 
 
 def _process() -> tuple[int, int]:

@@ -23,7 +23,16 @@ DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""
 
 # By the column's name, or the first word of it, so that PSNR_low has as many as PSNR.
-_DECIMALS = {"PSNR": 2, "NIQE": 2, "GFLOP": 1, "ms": 1, "detector_ms": 1, "MB": 0, "detector_MB": 0}
+_DECIMALS = {
+    "PSNR": 2,
+    "NIQE": 2,
+    "Mparams": 2,
+    "GFLOP": 1,
+    "ms": 1,
+    "detector_ms": 1,
+    "MB": 0,
+    "detector_MB": 0,
+}
 _IN_LATEX = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

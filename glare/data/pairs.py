@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torchvision.transforms.v2 import functional as F
 from glare.data.degrade import generator_for, random_degrade
 from glare.image import to_float
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+#: Those that torchvision does not decode.
+_PILLOWS = {".bmp", ".tif", ".tiff"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
 PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
 
@@ -40,38 +43,60 @@ def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
         ValueError: listing the files without a partner, with the same name as another, that are no images, or that
             differ in size from their partner.
     """
-    root = Path(root)
-    for names in PAIR_FOLDERS:
-        if all((root / name).is_dir() for name in names):
-            break
-    else:
-        wanted = ", ".join(f"{low}/ and {high}/" for low, high in PAIR_FOLDERS)
-        raise FileNotFoundError(f"{root} holds no pairs of images: expected the folders {wanted}.")
-    problems: list[str] = []
-    sides: list[dict[Path, Path]] = []
-    for name in names:
-        files: dict[Path, Path] = {}
-        for path in list_images(root / name):
-            stem = path.stem.removeprefix("low").removeprefix("normal")
-            key = path.relative_to(root / name).with_name(stem)
-            if key in files:
-                problems.append(f"{path} has the same name as {files[key]}")
-            files[key] = path
-        sides.append(files)
-    low, high = sides
-    problems += [
-        f"{low.get(key) or high.get(key)} has no partner" for key in sorted(low.keys() ^ high.keys())
-    ]
-    pairs = [(low[key], high[key]) for key in sorted(low.keys() & high.keys())]
-    for files_of_pair in pairs:
-        sizes = [_size(path, problems) for path in files_of_pair]
-        if None not in sizes and sizes[0] != sizes[1]:
-            problems.append(
-                f"{files_of_pair[0]} and {files_of_pair[1]} differ in size: {sizes[0]}, {sizes[1]}"
-            )
+    pairs, problems = match_pairs(root)
     if problems:
         raise ValueError(f"{len(problems)} faults in the pairs of {root}:\n  " + "\n  ".join(problems))
     return pairs
+
+
+def match_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """The sound pairs of `list_pairs`, and a line for whatever else there is: training stops at it, a test goes on.
+
+    Raises:
+        FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
+    """
+    names = pair_folders(root)
+    if names is None:
+        wanted = ", ".join(f"{low}/ and {high}/" for low, high in PAIR_FOLDERS)
+        raise FileNotFoundError(f"{root} holds no pairs of images: expected the folders {wanted}.")
+    low, high = (_by_name(Path(root) / name) for name in names)
+    problems: list[str] = []
+    pairs: list[tuple[Path, Path]] = []
+    for key in sorted(low.keys() | high.keys()):
+        sides = low.get(key, []), high.get(key, [])
+        (first, *twice), *_ = sorted(sides, key=len, reverse=True)
+        if twice:
+            problems += [f"{path} has the same name as {first}" for path in twice]
+        elif not all(sides):
+            problems.append(f"{first} has no partner")
+        elif same_size(pair := (sides[0][0], sides[1][0]), problems):
+            pairs.append(pair)
+    return pairs, problems
+
+
+def pair_folders(root: str | Path) -> tuple[str, str] | None:
+    """The names in `PAIR_FOLDERS` that ``root`` has folders of, or None."""
+    for names in PAIR_FOLDERS:
+        if all((Path(root) / name).is_dir() for name in names):
+            return names
+    return None
+
+
+def _by_name(folder: Path) -> dict[Path, list[Path]]:
+    """The images below a folder by what they are matched by."""
+    files: dict[Path, list[Path]] = {}
+    for path in list_images(folder):
+        stem = path.stem.removeprefix("low").removeprefix("normal")
+        files.setdefault(path.relative_to(folder).with_name(stem), []).append(path)
+    return files
+
+
+def same_size(pair: tuple[Path, Path], problems: list[str]) -> bool:
+    """Whether two images can be read, as far as their headers go, and measure the same; if not, a line says why."""
+    sizes = [_size(path, problems) for path in pair]
+    if None not in sizes and sizes[0] != sizes[1]:
+        problems.append(f"{pair[0]} and {pair[1]} differ in size: {sizes[0]}, {sizes[1]}")
+    return None not in sizes and sizes[0] == sizes[1]
 
 
 def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
@@ -81,7 +106,7 @@ def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
             return image.size
     # Pillow tells of a broken PNG by a SyntaxError. Where ultralytics was imported, which replaces `PIL.Image.open`,
     # any file that is no image ends in an ImportError.
-    except (OSError, SyntaxError, ImportError) as error:
+    except (OSError, SyntaxError, ImportError, PIL.Image.DecompressionBombError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return None
 
@@ -93,8 +118,11 @@ def read(path: str | Path) -> Tensor:
         ValueError: naming the file, if it cannot be decoded.
     """
     try:
+        if Path(path).suffix.lower() in _PILLOWS:
+            with PIL.Image.open(path) as stored:
+                return torch.from_numpy(np.array(stored.convert("RGB"))).permute(2, 0, 1)
         image: Tensor = decode_image(str(path), ImageReadMode.RGB)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, SyntaxError, ImportError) as error:
         raise ValueError(f"Cannot read the image {path}: {str(error).splitlines()[0]}") from error
     return image if image.dtype == torch.uint8 else (image.float() / 257.0).round().to(torch.uint8)
 

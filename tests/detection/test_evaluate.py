@@ -18,7 +18,8 @@ from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
 from detection.cache import Cache
 from detection.dataset import Pixels, load_image
 from detection.enhancers import Folder, raw
-from detection.evaluate import collect, measured, psnr, ssim
+from detection.evaluate import collect
+from detection.measured import measured, psnr, ssim
 from detection.scores import Matches
 from glare.metrics import LPIPS
 
@@ -65,7 +66,7 @@ class TestQuality:
         mx, my = mean(x), mean(y)
         vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
         values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-5)
+        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-8)
 
 
 class Bright:

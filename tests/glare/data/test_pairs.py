@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glare.data.pairs import Crops, list_pairs, read
+from glare.data.pairs import Crops, list_pairs, match_pairs, read
 
 
 def write(path: Path, size: tuple[int, int] = (80, 60), value: int = 100) -> Path:
@@ -97,6 +97,29 @@ def test_faults_are_listed_before_training(pairs: Path) -> None:
         assert fault in str(error.value)
     with pytest.raises(ValueError, match=r"1 faults in the photographs:\n.*2\.png cannot be read"):
         Crops([], [pairs / "low"], 32, 100)
+
+
+def test_a_test_goes_on_with_the_sound_pairs(pairs: Path) -> None:
+    write(pairs / "high" / "1.png", size=(70, 60))
+    write(pairs / "low" / "2.jpg")
+    (pairs / "low" / "3.png").write_bytes(b"nothing")
+    write(pairs / "high" / "3.png")
+    write(pairs / "low" / "4.png")
+    sound, problems = match_pairs(pairs)
+    assert sound == [(pairs / "low" / "0.png", pairs / "high" / "0.png")]
+    said = ("differ in size", "2.png has the same name as", "3.png cannot be read", "4.png has no partner")
+    assert len(problems) == len(said)
+    for problem, words in zip(problems, said, strict=True):
+        assert words in problem
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif"])
+def test_images_that_torchvision_does_not_decode(tmp_path: Path, suffix: str) -> None:
+    file = write(tmp_path / f"a{suffix}")
+    assert torch.equal(read(file), read(write(tmp_path / "a.png")))
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="Cannot read the image"):
+        read(file)
 
 
 def test_folders_within_count_in_the_name(pairs: Path) -> None:

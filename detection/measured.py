@@ -1,0 +1,192 @@
+"""What becomes of one image: enhanced, or taken from the cache, timed, and compared with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detection.cache import Cache, Cost
+from detection.dataset import Dataset, Pixels, Sample
+from detection.enhancers import Enhancer, Folder, enhanced_by, raw
+from glare import metrics
+
+T = TypeVar("T")
+
+
+class Enhancing:
+    """Enhance image after image, each once where there is a cache.
+
+    Args:
+        cache: where to keep, and look for, what enhancers made, if they have an ``identity``.
+    """
+
+    def __init__(self, cache: Cache | None) -> None:
+        self.cache = cache
+        self._warm: set[int] = set()
+
+    def __call__(
+        self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
+    ) -> tuple[Pixels, Cost, Path | None]:
+        """Return what an enhancer makes of a sample's image, what that took, and its file if there is one.
+
+        Raises:
+            ValueError, OSError: see `enhanced_by`; and whatever the enhancer raises.
+        """
+        if isinstance(enhance, Folder):
+            already = enhanced_by(name, enhance, image, sample)
+            return already, Cost(float("nan"), float("nan")), enhance.find(sample.name, sample.light)
+        if enhance is raw:
+            return image.copy(), Cost(0.0, float("nan")), None
+
+        def make() -> tuple[Pixels, Cost]:
+            self.warm_up(enhance, lambda: enhance(image[:64, :64].copy()))
+            copy = image.copy()  # an enhancer that writes into its input must not reach the next one
+            return measured(lambda: enhanced_by(name, enhance, copy, sample))
+
+        identity: str | None = getattr(enhance, "identity", None)
+        if self.cache is None or identity is None:
+            return *make(), None
+        return self.cache.enhanced(image, identity, make)
+
+    def warm_up(self, what: object, call: Callable[[], object]) -> None:
+        """Weights load and kernels are chosen at the first call, which is no part of the timing, nor of the result."""
+        if id(what) not in self._warm:
+            self._warm.add(id(what))
+            with suppress(Exception):
+                call()
+
+
+def psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the peak signal-to-noise ratio in dB over all channels of two RGB images; see `ssim`."""
+    return float(metrics.psnr(as_tensor(image), as_tensor(reference)))
+
+
+def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the structural similarity of two RGB images, the mean over the channels.
+
+    The same as `glare.metrics.ssim`, in a fraction of its time on a CPU: behind a cheap enhancer that was most of a
+    run.
+
+    Args:
+        image: (H, W, 3) uint8, or float in [0,1].
+        reference: likewise.
+
+    Raises:
+        ValueError: if the images measure less than 11 pixels.
+    """
+    import cv2
+
+    if min(image.shape[:2]) < metrics.WINDOW:
+        raise ValueError(f"Expected images of at least 11×11 but got {image.shape[0]}×{image.shape[1]}.")
+    edge = metrics.WINDOW // 2
+
+    def mean(values: NDArray[Any]) -> NDArray[Any]:
+        blurred: NDArray[Any] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
+        return blurred[edge:-edge, edge:-edge]
+
+    x, y = (unit(pixels) for pixels in (image, reference))
+    mean_x, mean_y = mean(x), mean(y)
+    covariance = mean(x * y) - mean_x * mean_y
+    variances = mean(x * x) + mean(y * y) - mean_x**2 - mean_y**2
+    c1, c2 = 0.01**2, 0.03**2
+    values = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    values /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
+    return float(values.mean())
+
+
+def lpips(image: NDArray[Any], reference: NDArray[Any], network: nn.Module) -> float:
+    """Return `glare.metrics.LPIPS` of two RGB images; see `ssim`.
+
+    Raises:
+        ValueError: if the images measure less than 31 pixels.
+    """
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        return float(network(*(as_tensor(i).float().to(device) for i in (image, reference))))
+
+
+def unit(image: NDArray[Any]) -> NDArray[np.float64]:
+    """(H, W, 3) uint8, or float in [0,1] -> float64 in [0,1]."""
+    return image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
+
+
+def as_tensor(image: NDArray[Any]) -> Tensor:
+    """(H, W, 3) uint8, or float in [0,1] -> (1, 3, H, W) float64 in [0,1]."""
+    return torch.from_numpy(unit(image)).permute(2, 0, 1)[None]
+
+
+def measured(call: Callable[[], T]) -> tuple[T, Cost]:
+    """Call, and measure the time and the highest memory meanwhile.
+
+    Where CUDA is in use the memory is the most that torch's tensors took on a device, weights included, without
+    what CUDA itself and torch's reserve take. Otherwise, on Linux, it is the highest resident memory of the whole
+    process: Python, the libraries, all weights, what torch kept from earlier calls, and the next image, which is
+    loaded meanwhile; what a method takes shows in the difference from the row of a cheap one. Elsewhere it is NaN.
+    """
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count() if in_use else 0)
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    resets = not devices and _reset_peak_rss()
+    start = perf_counter()
+    result = call()
+    ms = 1000 * (perf_counter() - start)
+    if devices:
+        return result, Cost(ms, max(torch.cuda.max_memory_allocated(device) for device in devices) / 1e6)
+    return result, Cost(ms, _peak_rss() if resets else float("nan"))
+
+
+def _reset_peak_rss() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_rss() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return float("nan")
+
+
+Loading = Callable[[], tuple[Pixels, Pixels | None]]
+
+
+def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[Loading]:
+    """Load the next image and its reference while the one before is worked on; calling returns or raises."""
+
+    def load(number: int) -> tuple[Pixels, Pixels | None]:
+        sample = dataset.samples[number]
+        return sample.load(), sample.reference() if sample.reference else None
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(load, numbers[0]) if numbers else None
+        for following in [*numbers[1:], None]:
+            now, coming = coming, None if following is None else thread.submit(load, following)
+            if now is not None:
+                yield now.result
+
+
+class FaultError(Exception):
+    """What went wrong with an image, to be listed."""
+
+
+@contextmanager
+def blame(what: str) -> Iterator[None]:
+    """Whatever goes wrong with one image is listed and does not end the run, whoever's code it was in."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error) or type(error).__name__
+        raise FaultError(f"{what}: {said.splitlines()[0]}") from error

@@ -1,0 +1,375 @@
+"""How close enhanced images come to their references, or how natural they look without: a row per set and enhancer.
+
+`restore` measures, image by image; `Restoration.table` is the table. The plain figures are the ones to quote: those
+with GT-mean are of images that were first scaled to the brightness of their reference, which no user has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+from tqdm import tqdm
+
+from detection.cache import Cache, Cost
+from detection.dataset import Dataset, Pixels, Sample, load_image
+from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
+from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim
+from detection.testsets import is_jpeg
+from glare import GLAREEnhance, metrics, weights
+from glare.data.overlap import Overlap, find_overlaps
+from glare.niqe import NIQE
+
+GT_MEAN = " GT-mean"
+"""Ends the names of the figures that use the reference's brightness, see `glare.metrics.gt_mean`."""
+MEASURES = (*(name + end for name in ("PSNR", "SSIM", "LPIPS") for end in ("", GT_MEAN)), "NIQE")
+"""The figures of an image, where there is what they need."""
+SIDE = 256
+"""Operations are counted on a square of so many pixels, as in the field's tables."""
+
+OnImage = Callable[[Sample, Mapping[str, Pixels]], None]
+"""Called with each sample and what every enhancer made of it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image behind one enhancer.
+
+    Attributes:
+        sample: its number in the set's `samples`.
+        enhancer: name.
+        figures: those of `MEASURES` that there are.
+        cost: what enhancing took when it was done; NaN for images that were enhanced already.
+        file: the enhanced image, where it was kept or was a file already.
+    """
+
+    sample: int
+    enhancer: str
+    figures: Mapping[str, float]
+    cost: Cost
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """All that a table is made of.
+
+    Attributes:
+        dataset: the images.
+        enhancers: by name.
+        records: one for each image without a fault and enhancer, in this order.
+        faults: the set's own and those of this run, one line each.
+    """
+
+    dataset: Dataset
+    enhancers: Mapping[str, Enhancer | Folder]
+    records: tuple[Record, ...]
+    faults: tuple[str, ...]
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The images that count."""
+        return tuple(self.dataset.samples[i] for i in dict.fromkeys(record.sample for record in self.records))
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """Those of `MEASURES` that there are."""
+        return tuple(name for name in MEASURES if any(name in record.figures for record in self.records))
+
+    def images(self) -> pd.DataFrame:
+        """One row per image and enhancer: ``set``, ``image``, ``enhancer``, the figures, ``ms``, ``MB``, ``file``."""
+        return pd.DataFrame(
+            {
+                "set": self.dataset.samples[record.sample].light,
+                "image": self.dataset.samples[record.sample].name,
+                "enhancer": record.enhancer,
+                **{name: record.figures.get(name, float("nan")) for name in self.measures},
+                "ms": record.cost.ms,
+                "MB": record.cost.mb,
+                "file": record.file,
+            }
+            for record in self.records
+        )
+
+    def table(self, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """One row per set and enhancer, and where there are several sets of a kind, ``all`` of them together.
+
+        Args:
+            resamples: how many times the images are drawn anew for the intervals. Images with one reference are
+                drawn together: they are one scene.
+            seed: of those draws.
+
+        Returns:
+            ``set``, ``enhancer``; the mean of each of `measures`, NaN where there is none, with its 95 % interval in
+            ``…_low`` and ``…_high``; ``ms``, the mean time per image, and ``MB``, the highest memory meanwhile (see
+            `detection.measured.measured`); ``Mparams`` and ``GFLOP``, see `price`; ``images``.
+        """
+        images = self.images()
+        images["scene"] = [_scene(self.dataset.samples[record.sample]) for record in self.records]
+        prices = {name: price(enhance) for name, enhance in self.enhancers.items()}
+        groups = list(images.groupby("set", sort=False))
+        kinds = {sample.reference is None for sample in self.samples}
+        if len(groups) > 1 and len(kinds) == 1:
+            groups.append(("all", images))
+        rows = []
+        for name, group in groups:
+            for enhancer_name, chosen in group.groupby("enhancer", sort=False):
+                row: dict[str, object] = {"set": name, "enhancer": enhancer_name}
+                # The same draws for all enhancers.
+                low, high = _interval(chosen[list(self.measures)], chosen["scene"], resamples, seed)
+                for measure in self.measures:
+                    row[measure] = chosen[measure].mean(skipna=False)
+                    row |= {f"{measure}_low": low[measure], f"{measure}_high": high[measure]}
+                parameters, operations = prices[str(enhancer_name)]
+                row |= {"ms": chosen["ms"].mean(), "MB": chosen["MB"].max()}
+                row |= {"Mparams": parameters, "GFLOP": operations, "images": len(chosen)}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def restore(
+    dataset: Dataset,
+    enhancers: Mapping[str, Enhancer | Folder],
+    *,
+    gt_mean: bool = False,
+    cache: Cache | None = None,
+    lpips: nn.Module | None = None,
+    progress: bool = False,
+    on_image: OnImage | None = None,
+) -> Restoration:
+    """Enhance every image with every enhancer and measure it, on the 8 bits that would be stored.
+
+    Where there is a reference: PSNR, SSIM and LPIPS against it; where there is none: NIQE. An image at which loading,
+    an enhancer or a measure fails is listed as a fault and counts in no row, so all rows of a set are of the same
+    images.
+
+    Args:
+        dataset: see `detection.testsets.read_test_sets` and `detection.darken`.
+        enhancers: functions from (H, W, 3) uint8 RGB to the same, or folders, by the name of their row.
+        gt_mean: add the figures with GT-mean beside the plain ones, and the row of ``gamma``, without which nobody
+            can tell what they are worth.
+        cache: where to keep, and look for, what enhancers made, if they have an ``identity``.
+        lpips: `glare.metrics.LPIPS`, for a column of that name.
+        progress: show a progress bar.
+        on_image: called with each image and what every enhancer made of it.
+
+    Raises:
+        ValueError: if there is no image without a fault.
+    """
+    if gt_mean and "gamma" not in enhancers:
+        enhancers = {**enhancers, "gamma": enhancer("gamma")}
+    enhancing = Enhancing(cache)
+    niqe = NIQE()
+    records: list[Record] = []
+    faults = list(dataset.faults)
+    numbers = range(len(dataset))
+    bar = tqdm(numbers, desc="enhance", unit="image", disable=None if progress else True)
+    for number, loading in zip(bar, ahead(dataset, numbers), strict=True):
+        sample = dataset.samples[number]
+        of_image: list[Record] = []
+        seen: dict[str, Pixels] = {}
+        try:
+            with blame(f"{sample.name} ({sample.light})"):
+                image, reference = loading()
+                for name, enhance in enhancers.items():
+                    with blame(f"enhancer `{name}`"):
+                        if isinstance(enhance, Folder):
+                            _check_lossless(enhance.find(sample.name, sample.light), sample)
+                        seen[name], cost, file = enhancing(name, enhance, image, sample)
+                    if reference is None:
+                        with blame("NIQE"):
+                            figures = {"NIQE": _naturalness(niqe, seen[name])}
+                    else:
+                        figures = _closeness(seen[name], reference, lpips, gt_mean)
+                    of_image.append(Record(number, name, figures, cost, file))
+        except FaultError as fault:
+            faults.append(str(fault))
+            bar.set_postfix(faults=len(faults))
+            continue
+        records += of_image
+        if on_image:
+            on_image(sample, seen)
+    if not records:
+        raise ValueError(
+            "Expected at least one sound image and one enhancer but got none. " + "; ".join(faults)
+        )
+    return Restoration(dataset, dict(enhancers), tuple(records), tuple(faults))
+
+
+def _closeness(
+    enhanced: Pixels, reference: Pixels, network: nn.Module | None, gt_mean: bool
+) -> dict[str, float]:
+    measures: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {"PSNR": psnr, "SSIM": ssim}
+    if network is not None:
+        measures["LPIPS"] = partial(lpips, network=network)
+    versions: dict[str, NDArray[Any]] = {"": enhanced}
+    if gt_mean:
+        aligned = metrics.gt_mean(as_tensor(enhanced), as_tensor(reference))
+        versions[GT_MEAN] = aligned[0].permute(1, 2, 0).contiguous().numpy()
+    figures: dict[str, float] = {}
+    for name, measure in measures.items():
+        with blame(name):
+            figures |= {name + end: measure(image, reference) for end, image in versions.items()}
+    return figures
+
+
+def _naturalness(niqe: NIQE, enhanced: Pixels) -> float:
+    value = float(niqe(as_tensor(enhanced)))
+    if np.isnan(value):
+        raise ValueError("less than two blocks of 96×96 have grain")
+    return value
+
+
+def _check_lossless(file: Path, sample: Sample) -> None:
+    if sample.reference_path and is_jpeg(file) and not is_jpeg(sample.reference_path):
+        raise ValueError(f"{file} is a JPEG, {sample.reference_path} is none")
+
+
+def _scene(sample: Sample) -> str:
+    """What tells photographs apart: darkened at several levels, or exposed several times, they have one reference."""
+    return str(sample.reference_path or sample.path or sample.name)
+
+
+def _interval(
+    figures: pd.DataFrame, scenes: pd.Series, resamples: int, seed: int
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """The middle 95 % of the means over draws of scenes (Efron and Tibshirani, 1993); NaN for a single one."""
+    sums = figures.groupby(scenes.to_numpy(), sort=False).sum(min_count=1).to_numpy()
+    sizes = figures.groupby(scenes.to_numpy(), sort=False).size().to_numpy()
+    n = len(sums)
+    if n < 2:
+        nothing = dict.fromkeys(figures.columns, float("nan"))
+        return nothing, nothing
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
+    ends = np.quantile(means, [0.025, 0.975], axis=0)
+    low, high = (dict(zip(figures.columns, end.tolist(), strict=True)) for end in ends)
+    return low, high
+
+
+def price(enhance: Enhancer | Folder) -> tuple[float, float]:
+    """Return how many millions of parameters an enhancer has, and how many 10^9 operations it spends on 256×256.
+
+    A multiplication and an addition are two operations. Counted are products of matrices, convolutions (deformable
+    ones too) and attention; both are NaN for what is no torch module.
+    """
+    network = enhance.enhance if isinstance(enhance, Named) else enhance
+    if not isinstance(network, nn.Module):
+        return float("nan"), float("nan")
+    parts = network.model if isinstance(network, GLAREEnhance) else network
+    parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
+    grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_counted()) as counter:
+            network(grey)
+    except Exception:  # a network of somebody else's that does not take this size
+        return parameters, float("nan")
+    return parameters, counter.get_total_flops() / 1e9
+
+
+def _counted() -> dict[Any, Any]:
+    """What torch's counter does not know of."""
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    def deformable(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return int(conv_flop_count(image, weight, out_shape))
+
+    return {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        torch.ops.torchvision.deform_conv2d: deformable,
+    }
+
+
+def trained_on_test(
+    samples: Sequence[Sample], enhancers: Mapping[str, Enhancer | Folder]
+) -> tuple[list[str], dict[str, list[Overlap]]]:
+    """Look for test images that the weights of GLARE were trained on, by what is on them and by name.
+
+    Returns:
+        Lines for a reader, and what was found by the name of the enhancer; nothing where there is nothing to tell.
+    """
+    files = [path for sample in samples if (path := sample.reference_path or sample.path)]
+    files = list(dict.fromkeys(files))
+    by_weights: dict[Path, list[str]] = {}
+    for name, enhance in enhancers.items():
+        network = enhance.enhance if isinstance(enhance, Named) else enhance
+        if isinstance(network, GLAREEnhance) and network.weights is not None:
+            by_weights.setdefault(weights.find(network.weights), []).append(name)
+    lines: list[str] = []
+    found: dict[str, list[Overlap]] = {}
+    for file, names in by_weights.items():
+        title = ", ".join(names)
+        trained = weights.trained_on(file)
+        if not trained:
+            data = {str(source) for entry in weights.history(file) for source in entry.get("data", ())}
+            told = f" (they name {', '.join(sorted(data))})" if data else ""
+            lines.append(
+                f"Warning: the weights of {title} tell no fingerprints of their training images{told}: whether the "
+                "test images are among them was not checked."
+            )
+            continue
+        try:
+            overlaps = find_overlaps(files, trained)
+        except ValueError as error:  # what Pillow reads and torchvision does not; no reason to lose the table
+            lines.append(f"Warning: whether {title} was trained on test images was not checked: {error}")
+            continue
+        found |= dict.fromkeys(names, overlaps)
+        pictures = [overlap for overlap in overlaps if overlap.by == "picture"]
+        if pictures:
+            lines.append(
+                f"Warning: {title} was trained on {len(pictures)} of the {len(files)} test images, whose figures are "
+                f"no test of it: {_listed(pictures)}."
+            )
+        if named := [overlap for overlap in overlaps if overlap.by == "name"]:
+            lines.append(
+                f"{len(named)} of the {len(files)} test images have the name, but not the looks, of a training image "
+                f"of {title}; where images are called by numbers that means nothing: {_listed(named)}."
+            )
+    return lines, found
+
+
+def _listed(overlaps: Sequence[Overlap]) -> str:
+    shown = ", ".join(f"{overlap.file.name} ({overlap.trained})" for overlap in overlaps[:10])
+    return shown + (f" and {len(overlaps) - 10} more" if len(overlaps) > 10 else "")
+
+
+def enhanced_image(restoration: Restoration, record: Record) -> Pixels | None:
+    """Return what an enhancer made of an image, if it was kept: see `Record`."""
+    if record.file is not None:
+        return load_image(record.file)
+    if restoration.enhancers[record.enhancer] is raw:
+        return restoration.dataset.samples[record.sample].load()
+    return None
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with each interval beside its mean in one column of text, as it is read."""
+    decimals = {"PSNR": 2, "NIQE": 2}
+    columns: dict[str, object] = {}
+    for column in table:
+        name = str(column)
+        if name.endswith(("_low", "_high")):
+            continue
+        columns[name] = table[name]
+        if f"{name}_low" in table:
+            digits = decimals.get(name.split()[0], 3)
+            rows = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=np.float64)
+            columns[name] = [_with_interval(mean, low, high, digits) for mean, low, high in rows.tolist()]
+    return pd.DataFrame(columns)
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
