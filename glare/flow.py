@@ -12,6 +12,7 @@ log-determinant of its Jacobian, per sample (B,); the two cancel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -21,6 +22,10 @@ from torch import Tensor, nn
 from glare.config import GLAREConfig
 from glare.image import log_input
 from glare.layers import Encoder
+
+#: Couplings whose networks look at the condition in one grouped convolution: all, without which a GPU is idle, but on
+#: a CPU one, whose results stay in the cache.
+COUPLINGS_AT_ONCE = {"cpu": 1}
 
 
 class ActNorm(nn.Module):
@@ -96,21 +101,17 @@ class CouplingNetwork(nn.Module):
         """(B,in,H,W) -> shift and scale, each (B,out,H,W); the scale lies in (floor, 1+floor)."""
         h = F.relu(self.norm1(self.conv1(x)))
         h = F.relu(self.norm2(self.conv2(h)))
-        return self.shift_and_scale(self.conv3(h) * torch.exp(3.0 * self.logs))
+        return _shift_and_scale(self.conv3(h) * torch.exp(3.0 * self.logs), self.scale_floor)
 
-    def shift_and_scale(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The last convolution's result (B,2·out,H,W) -> shift and scale."""
-        return h[:, 0::2], torch.sigmoid(h[:, 1::2] + 2.0) + self.scale_floor
-
-    def folded(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of the three convolutions, each with the norm or the factor that follows it."""
-        result = []
+    def folded(self) -> list[Tensor]:
+        """Weight and bias of each of the three convolutions, with the norm or the factor that follows it."""
+        result: list[Tensor] = []
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
             scale = norm.logs.exp().flatten()
-            result.append((conv.weight * scale.view(-1, 1, 1, 1), norm.bias.flatten() * scale))
+            result += [conv.weight * scale.view(-1, 1, 1, 1), norm.bias.flatten() * scale]
         scale = torch.exp(3.0 * self.logs).flatten()
         assert self.conv3.bias is not None
-        return [*result, (self.conv3.weight * scale.view(-1, 1, 1, 1), self.conv3.bias * scale)]
+        return [*result, self.conv3.weight * scale.view(-1, 1, 1, 1), self.conv3.bias * scale]
 
 
 class Coupling(nn.Module):
@@ -138,23 +139,6 @@ class Coupling(nn.Module):
         z1, v2 = v[:, : self.split], v[:, self.split :]
         shift2, scale2 = self.affine(torch.cat((z1, feature), 1))
         shift, scale = self.injector(feature)
-        log_det = -(scale.log().sum((1, 2, 3)) + scale2.log().sum((1, 2, 3)))
-        return torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift, log_det
-
-    def inverse_folded(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """`inverse` for use without gradients: norms folded into the convolutions, z1 and the condition not joined."""
-        first, second, third = self.injector.folded()
-        h = F.relu(F.conv2d(feature, *first, padding=1))
-        shift, scale = self.injector.shift_and_scale(
-            F.conv2d(F.relu(F.conv2d(h, *second)), *third, padding=1)
-        )
-        (weight, bias), second, third = self.affine.folded()
-        z1, v2 = v[:, : self.split], v[:, self.split :]
-        of_z1, of_feature = weight[:, : self.split], weight[:, self.split :]
-        h = F.relu(F.conv2d(feature, of_feature, bias, padding=1) + F.conv2d(z1, of_z1, padding=1))
-        shift2, scale2 = self.affine.shift_and_scale(
-            F.conv2d(F.relu(F.conv2d(h, *second)), *third, padding=1)
-        )
         log_det = -(scale.log().sum((1, 2, 3)) + scale2.log().sum((1, 2, 3)))
         return torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift, log_det
 
@@ -186,6 +170,78 @@ class FlowStep(nn.Module):
         return self.actnorm.inverse(self.invconv.inverse(v)), log_det
 
 
+class Folded(NamedTuple):
+    """What a flow's inverse without gradients computes with: K couplings, C channels, in the inverse's order.
+
+    What lies between two couplings is one affine map of the channels; norms and factors are part of the convolutions.
+    Of all that the two networks of a coupling do, only their look at z1 has to wait for the coupling before: the first
+    convolution of both on the condition is one. Weights are as a convolution of K groups has them.
+    """
+
+    matrices: Tensor  #: ((K+1)·C,C,1,1), before each coupling and after the last
+    offsets: Tensor  #: ((K+1)·C,)
+    log_det: Tensor  #: of all matrices, per position, ()
+    first: (
+        Tensor  #: (K·2·hidden,F,3,3), on the condition: the injector's first convolution, then the affine's
+    )
+    first_bias: Tensor
+    of_z1: Tensor  #: (K·hidden,split,3,3), what the affine's first convolution makes of z1
+    second: Tensor  #: the other convolutions of the injectors
+    second_bias: Tensor
+    third: Tensor
+    third_bias: Tensor
+    affine_second: Tensor  #: and of the affines
+    affine_second_bias: Tensor
+    affine_third: Tensor
+    affine_third_bias: Tensor
+
+
+def _inverse_folded(f: Folded, v: Tensor, feature: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """`Flow.inverse` by folded weights."""
+    with torch.autocast(v.device.type, enabled=False):
+        v, feature = v.to(f.first.dtype), feature.to(f.first.dtype)
+        log_det = (f.log_det * (v.shape[2] * v.shape[3])).expand(len(v))
+        maps = len(f.matrices) // v.shape[1]
+        *before, after = zip(f.matrices.chunk(maps), f.offsets.chunk(maps), strict=True)
+        affines = zip(*(weight.chunk(maps - 1) for weight in (f.of_z1, *f[-4:])), strict=True)
+        of_condition = _of_condition(f, feature, maps - 1, floor)
+        for (matrix, offset), (of_z1, second, second_bias, third, third_bias), (part, shift, scale) in zip(
+            before, affines, of_condition, strict=True
+        ):
+            v = F.conv2d(v, matrix, offset)
+            z1, v2 = v.tensor_split((of_z1.shape[1],), 1)
+            h = (part + F.conv2d(z1, of_z1, padding=1)).relu_()
+            h = F.conv2d(h, second, second_bias).relu_()
+            shift2, scale2 = _shift_and_scale(F.conv2d(h, third, third_bias, padding=1), floor)
+            v = torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift
+            log_det = log_det - scale.log().sum((1, 2, 3)) - scale2.log().sum((1, 2, 3))
+        return F.conv2d(v, *after), log_det
+
+
+def _of_condition(
+    f: Folded, feature: Tensor, couplings: int, floor: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What the condition (B,F,h,w) alone determines, coupling by coupling.
+
+    Yields:
+        the condition's part of the affine's first convolution (B,hidden,h,w); the injector's shift and scale (B,C,h,w).
+    """
+    n = COUPLINGS_AT_ONCE.get(feature.device.type, couplings)
+    for first, first_bias, second, second_bias, third, third_bias in zip(
+        *(weight.chunk(couplings // n) for weight in (f.first, f.first_bias, *f[6:10])), strict=True
+    ):
+        h = torch.unflatten(F.conv2d(feature, first, first_bias, padding=1), 1, (n, 2, -1))
+        injectors = F.conv2d(h[:, :, 0].flatten(1, 2).relu(), second, second_bias, groups=n).relu_()
+        injectors = F.conv2d(injectors, third, third_bias, padding=1, groups=n)
+        for i, injector in enumerate(injectors.chunk(n, 1)):
+            yield h[:, i, 1], *_shift_and_scale(injector, floor)
+
+
+def _shift_and_scale(h: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """The result of a coupling network's last convolution (B,2·out,H,W) -> shift and scale."""
+    return h[:, 0::2], torch.sigmoid(h[:, 1::2] + 2.0) + floor
+
+
 class Flow(nn.Module):
     """The latent normalizing flow: all steps at the latent's resolution, under one condition.
 
@@ -194,6 +250,7 @@ class Flow(nn.Module):
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
+        self.scale_floor = config.flow_scale_floor
         plain = ([True] * config.flow_plain_steps + [False] * config.flow_steps) * config.flow_levels
         self.steps = nn.ModuleList(FlowStep(config, p) for p in plain)
 
@@ -213,7 +270,45 @@ class Flow(nn.Module):
         """Carry ``v`` (B,C,h,w) back to a latent z; the log-determinant is that of dz/dv."""
         if torch.is_grad_enabled():
             return self._run(v, feature, inverse=True)
-        return self._inverse_folded(v, feature)
+        return _inverse_folded(self.fold(), v, feature, self.scale_floor)
+
+    @torch.no_grad()
+    def fold(self) -> Folded:
+        """The inverse's weights, folded: see `Folded`. The matrices are inverted and multiplied in float64."""
+        steps = [cast(FlowStep, step) for step in reversed(self.steps)]
+        back = torch.linalg.inv(torch.stack([step.invconv.weight for step in steps]).double())
+        matrix = torch.eye(back.shape[1], dtype=torch.float64, device=back.device)
+        offset = matrix.new_zeros(len(matrix))
+        maps, couplings = [], []
+        for step, inverted in zip(steps, back, strict=True):
+            if step.coupling is not None:
+                couplings.append(step.coupling)
+                maps.append((matrix, offset))
+                matrix, offset = torch.eye(len(matrix)).to(matrix), torch.zeros_like(offset)
+            inverted = inverted * torch.exp(-step.actnorm.logs.double().view(-1, 1))
+            matrix, offset = inverted @ matrix, inverted @ offset - step.actnorm.bias.double().flatten()
+        maps.append((matrix, offset))
+        log_det = -sum(
+            step.actnorm.logs.sum() + torch.linalg.slogdet(step.invconv.weight)[1] for step in steps
+        )
+        split, dtype = couplings[0].split, steps[0].invconv.weight.dtype
+        injectors, affines = (
+            [torch.stack(tensors) for tensors in zip(*networks, strict=True)]
+            for networks in zip(*((c.injector.folded(), c.affine.folded()) for c in couplings), strict=True)
+        )
+        weights = (
+            torch.cat((injectors[0], affines[0][:, :, split:]), 1),
+            torch.cat((injectors[1], affines[1]), 1),
+            affines[0][:, :, :split],
+            *injectors[2:],
+            *affines[2:],
+        )
+        return Folded(
+            torch.cat([matrix for matrix, _ in maps])[..., None, None].to(dtype),
+            torch.cat([offset for _, offset in maps]).to(dtype),
+            cast(Tensor, log_det),
+            *(weight.flatten(0, 1) for weight in weights),
+        )
 
     def _run(self, x: Tensor, feature: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
@@ -226,26 +321,6 @@ class Flow(nn.Module):
                 log_det = log_det + step_log_det
         return x, log_det
 
-    def _inverse_folded(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse for use without gradients: what lies between two couplings is one affine map of the channels."""
-        with torch.autocast(v.device.type, enabled=False):
-            dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
-            v, feature = v.to(dtype), feature.to(dtype)
-            log_det = v.new_zeros(len(v))
-            nothing = torch.eye(v.shape[1], dtype=torch.float64, device=v.device)
-            matrix, offset = nothing, nothing.new_zeros(len(nothing))
-            for step in reversed([cast(FlowStep, step) for step in self.steps]):
-                if step.coupling is not None:
-                    v = _map_channels(v, matrix, offset)
-                    matrix, offset = nothing, torch.zeros_like(offset)
-                    v, coupling_log_det = step.coupling.inverse_folded(v, feature)
-                    log_det = log_det + coupling_log_det
-                scale = torch.exp(-step.actnorm.logs.double().flatten())
-                back = scale[:, None] * torch.linalg.inv(step.invconv.weight.double())
-                matrix, offset = back @ matrix, back @ offset - step.actnorm.bias.double().flatten()
-                log_det = log_det - step.actnorm.log_det(v) - step.invconv.log_det(v)
-            return _map_channels(v, matrix, offset), log_det
-
     @torch.no_grad()
     def start_from_data(self, z: Tensor, feature: Tensor) -> None:
         """Set every actnorm so that its output on this batch has mean 0 and deviation 1; once, before training."""
@@ -255,10 +330,19 @@ class Flow(nn.Module):
         self(z, feature)
 
 
-def _map_channels(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """matrix · x + offset at every position: (B,C,H,W), (C,C), (C,) -> (B,C,H,W)."""
-    mapped = matrix.to(x.dtype) @ x.flatten(2) + offset.to(x.dtype)[:, None]
-    return mapped.view(x.shape)
+class FrozenFlow(nn.Module):
+    """A flow's inverse alone, folded once and for all: for use, not for training."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.scale_floor = flow.scale_floor
+        for name, tensor in flow.fold()._asdict().items():
+            self.register_buffer(name, tensor)
+
+    def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Flow.inverse`."""
+        folded = Folded(*(self.get_buffer(name) for name in Folded._fields))
+        return _inverse_folded(folded, v, feature, self.scale_floor)
 
 
 def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(x) + h  # type: ignore[no-any-return]
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        return h.add_(self.shortcut(x))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
         full = self.level0(self.conv_in(x))
         half = self.level1(self.down0(full))
         h = self.middle(self.level2(self.down1(half)))
-        return self.conv_out(F.silu(self.norm_out(h))), (full, half)
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True)), (full, half)
 
 
 class Decoder(nn.Module):
@@ -190,4 +190,4 @@ class Decoder(nn.Module):
 
     def image(self, full: Tensor) -> Tensor:
         """The last convolution: features at full size (B,C,H,W) -> (B,3,H,W), not clamped."""
-        return self.conv_out(F.silu(self.norm_out(full)))  # type: ignore[no-any-return]
+        return self.conv_out(F.silu(self.norm_out(full), inplace=True))  # type: ignore[no-any-return]

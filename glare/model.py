@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from glare.codebook import Codebook
 from glare.config import GLAREConfig
-from glare.flow import Condition, ConditionalEncoder, Flow
+from glare.flow import Condition, ConditionalEncoder, Flow, FrozenFlow
 from glare.fusion import Fusion
 from glare.image import pad
 
@@ -41,9 +43,22 @@ class GLARE(nn.Module):
 
         return weights.load(name)
 
+    def optimize(self) -> GLARE:
+        """A frozen copy for use: the flow's weights are folded once and not at each call, parameters take no gradient.
+
+        Its results are those of this model, to rounding, now and whatever becomes of this model's parameters; it
+        passes gradients to the image. It has no ``flow.forward``, and is not to be saved as weights.
+        """
+        with torch.inference_mode(False):  # tensors made in it could take no part in a gradient
+            result = copy.deepcopy(self).requires_grad_(False)
+            if isinstance(result.flow, Flow):
+                result.add_module("flow", FrozenFlow(result.flow))
+            return result.to(memory_format=torch.channels_last).eval()
+
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
         """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
-        condition: Condition = self.condition(low)
+        # Convolutions of few channels spend half their time on changing the order of any other format.
+        condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
         latent, _ = self.flow.inverse(condition.mean, condition.feature)
         if self.config.latent_limit is not None:
             latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,17 +129,17 @@ class GLAREEnhance(v2.Transform):
             model = weights if isinstance(weights, GLARE) else glare_weights.load(weights)
             self.network = model.requires_grad_(True).eval().to(self.device)
         elif isinstance(weights, GLARE):
-            self._frozen.append(copy.deepcopy(weights).requires_grad_(False).eval())
+            self._frozen.append(weights.optimize())
         else:
             glare_weights.find(weights)  # a wrong name is told here, not at the first image
 
     @property
     def model(self) -> GLARE:
-        """The network, read from its file if this is the first use."""
+        """The network, read from its file if this is the first use; frozen, see `GLARE.optimize`."""
         if self.trainable:
             return self.network
         if self.weights is not None and not self._frozen:
-            self._frozen.append(glare_weights.load(self.weights).requires_grad_(False).eval())
+            self._frozen.append(glare_weights.load(self.weights).optimize())
         return self._frozen[0]
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:

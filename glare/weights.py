@@ -96,7 +96,7 @@ def load(name: str | Path) -> GLARE:
             f"{path} (sha256 {sha256(path)}) does not fit its configuration:\n" + "\n".join(problems)
         )
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True, assign=True)
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def history(name: str | Path) -> list[dict[str, Any]]:

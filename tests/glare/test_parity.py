@@ -139,6 +139,31 @@ def compare(name: str, got: np.ndarray, expected: np.ndarray) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE.get(name, 1e-4))
 
 
+@cache
+@torch.no_grad()
+def arrays_of_the_optimized() -> dict[str, Tensor]:
+    model, low = network().optimize(), formula.images()[1]
+    condition = model.condition(low)
+    z, log_det = model.flow.inverse(condition.mean, condition.feature)
+    z_q, indices, _ = model.codebook.quantize(z)
+    padded = F.pad(low, (20, 0, 0, 20), mode="reflect")
+    return {
+        "flow_inverse_latent": z,
+        "flow_inverse_logdet": log_det,
+        "z_q": z_q,
+        "quant_indices": indices,
+        "restored": model(low),
+        "restored_padded_protocol": model(padded)[..., : low.shape[2], 20:],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(arrays_of_the_optimized()))
+def test_samples_of_the_optimized(name: str) -> None:
+    expected = np.asarray(REFERENCE["arrays"][name]["values"])
+    got = arrays_of_the_optimized()[name].numpy()
+    compare(name, got.reshape(-1) if expected.dtype.kind == "i" else sample(got), expected)
+
+
 @pytest.mark.parametrize("name", sorted(REFERENCE["arrays"]))
 def test_samples_of_every_array(name: str) -> None:
     reference = REFERENCE["arrays"][name]

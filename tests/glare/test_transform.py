@@ -234,8 +234,8 @@ class TestModes:
         x = torch.rand(1, 3, 16, 16)
         with torch.no_grad():
             expected = model(x, fidelity=0.0).clamp(0, 1)
-        assert torch.equal(GLAREEnhance(folder, fidelity=0.0)(x), expected)
-        assert not torch.equal(GLAREEnhance(folder)(x), expected)
+        torch.testing.assert_close(GLAREEnhance(folder, fidelity=0.0)(x), expected, rtol=0, atol=1e-5)
+        assert (GLAREEnhance(folder)(x) - expected).abs().max() > 1e-3
 
     def test_repr_shows_the_arguments(self, folder: Path) -> None:
         text = repr(GLAREEnhance(folder, fidelity=0.5))
@@ -249,7 +249,8 @@ class TestGradient:
         (ours,) = torch.autograd.grad(GLAREEnhance(folder)(x).square().sum(), x)
         (expected,) = torch.autograd.grad(model(x).clamp(0, 1).square().sum(), x)
         assert expected.abs().max() > 0
-        torch.testing.assert_close(ours, expected)
+        # Another order of the same sums.
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
     def test_parameters_have_a_gradient_only_when_trainable(self, folder: Path) -> None:
         x = torch.rand(1, 3, 8, 8)
