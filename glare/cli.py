@@ -1,4 +1,4 @@
-"""The command line: ``glare enhance | train | evaluate | convert | info``."""
+"""The command line: ``glare enhance | train | evaluate | convert | export | info``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 import glare
 from glare import weights
 from glare.evaluate import FIGURES, evaluate_pairs
+from glare.export import to_onnx
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
 
@@ -62,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     evaluate.set_defaults(run=run_evaluate)
+
+    export = commands.add_parser("export", help="write the network as an ONNX file")
+    export.add_argument("--onnx", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
+    export.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
+    export.add_argument("--fidelity", type=float, default=1.0, help="fixed in the file; %(default)s")
+    export.add_argument(
+        "--fp16", action="store_true", help="convolutions and their weights in half precision"
+    )
+    export.set_defaults(run=run_export)
 
     info = commands.add_parser("info", help="what a set of weights is")
     info.add_argument("weights", nargs="?", default="glare-tiny", metavar="WEIGHTS", help="(%(default)s)")
@@ -118,6 +128,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print()
     for name, value in found.stages.items():
         print(f"{name:32}{value:10.3f}")
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the network as an ONNX file."""
+    print(to_onnx(weights.load(args.weights), args.onnx, fidelity=args.fidelity, half=args.fp16))
     return 0
 
 

@@ -1,8 +1,8 @@
 """The network as an ONNX file, for runtimes without Python.
 
-The graph is the arithmetic of `GLARE.forward` on RGB images of any size, cut to [0,1] as `GLAREEnhance` does. Four
-parts are written in another form, because ONNX has no word for them or their number of pieces hangs on the size: the
-padding, the pooling onto a grid, the search for the nearest code and the inverse of the flow.
+The graph is the arithmetic of `GLARE.forward` on RGB images of any size, cut to [0,1] as `GLAREEnhance` does. Some
+parts are written in another form, because ONNX has no word for them or because they run in a number of pieces that
+hangs on the size: the padding, the pooling onto a grid, the search for the nearest code, the inverse of the flow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchvision.ops import deform_conv2d
 from glare.codebook import Quantizer
 from glare.flow import Flow, FlowStep
 from glare.fusion import Warp
-from glare.layers import Attention
+from glare.layers import Attention, Upsample
 from glare.model import GLARE
 
 OPSET = 20
@@ -69,18 +69,21 @@ def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with torch.no_grad():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 network,
                 (low,),
-                beside,
                 input_names=["low"],
                 output_names=["image"],
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+        assert program is not None
+        # The exporter notes for each node which lines of which files on this machine it comes from.
+        for node in program.model.graph:
+            node.metadata_props.clear()
+        program.save(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -95,18 +98,23 @@ class _Network(nn.Module):
         self.model = copy.deepcopy(model).cpu().float().requires_grad_(False).eval()
         self.inverse = _FlowInverse(self.model.flow)
         self.fidelity = fidelity
-        self.half = half
+        self.in_half = half
         for parent in list(self.model.modules()):
             for name, child in parent.named_children():
                 if type(child) in _FORMS:
                     setattr(parent, name, _FORMS[type(child)](child))
+        if half:
+            for part in (self.model.condition, self.model.codebook, self.model.fusion):
+                for module in part.modules():
+                    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                        module.half()
 
     def forward(self, low: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1] -> (B,3,H,W) in [0,1]."""
         model = self.model
         height, width = low.shape[2:]
         padded = low[:, :, _mirrored(height)][:, :, :, _mirrored(width)]
-        with torch.autocast("cpu", dtype=torch.float16, enabled=self.half):
+        with torch.autocast("cpu", dtype=torch.float16, enabled=self.in_half):
             condition = model.condition(padded)
             latent = self.inverse(condition.mean.float(), condition.feature.float())
             if model.config.latent_limit is not None:
@@ -158,10 +166,8 @@ class _Attention(nn.Module):
         if layer.grid is not None:
             (rows, some), (columns, others) = _averages(height, layer.grid), _averages(width, layer.grid)
             context = rows.to(h.dtype) @ h @ columns.to(h.dtype).T
-            seen = (some[:, None] & others).flatten()
-        q, k, v = (
-            t.flatten(2).mT.unsqueeze(1) for t in (layer.q(h), layer.k(context), layer.v(context))
-        )
+            seen = (some[:, None] & others).view(1, -1)
+        q, k, v = (t.flatten(2).mT.unsqueeze(1) for t in (layer.q(h), layer.k(context), layer.v(context)))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return x + layer.proj(out.squeeze(1).mT.reshape(b, c, height, width))  # type: ignore[no-any-return]
 
@@ -200,6 +206,16 @@ class _Quantizer(nn.Module):
             return F.embedding(index, self.codes).movedim(-1, 1), None, None
 
 
+def _upsample(upsample: Upsample) -> nn.ConvTranspose2d:
+    """`Upsample` as the one transposed convolution that it is: see there; the kernel is summed beforehand."""
+    weight = upsample.conv.weight
+    as_one = nn.ConvTranspose2d(weight.shape[1], weight.shape[0], 4, stride=2, padding=1)
+    taps = weight.flip(2, 3).reshape(-1, 1, 3, 3)
+    kernel = F.conv2d(taps, weight.new_ones(1, 1, 2, 2), padding=1).view(*weight.shape[:2], 4, 4)
+    as_one.weight, as_one.bias = nn.Parameter(kernel.transpose(0, 1), False), upsample.conv.bias
+    return as_one
+
+
 class _Warp(Warp):
     """`Warp` by the deformable convolution that ONNX has, on the CPU too."""
 
@@ -216,5 +232,6 @@ class _Warp(Warp):
 _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     Attention: _Attention,
     Quantizer: _Quantizer,
+    Upsample: _upsample,
     Warp: _Warp,
 }
