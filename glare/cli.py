@@ -1,4 +1,4 @@
-"""The command line: ``glare enhance | train | evaluate | convert | info``."""
+"""The command line: ``glare enhance | train | evaluate | convert | export | info``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-import PIL.Image
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import glare
 from glare import weights
+from glare.batch import enhance_files, find_jobs
 from glare.evaluate import FIGURES, evaluate_pairs
+from glare.export import to_onnx
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
-
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,14 +37,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glare {glare.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    enhance = commands.add_parser("enhance", help="enhance a file, or the images in a folder")
-    enhance.add_argument("input", type=Path, metavar="IN", help="an image, or a folder of images")
-    enhance.add_argument(
-        "output", type=Path, metavar="OUT", help="the enhanced image, or the folder for them"
-    )
+    enhance = commands.add_parser("enhance", help="enhance images and videos")
+    enhance.add_argument("input", nargs="+", metavar="IN", help="images, videos, folders, patterns in quotes")
+    enhance.add_argument("output", type=Path, metavar="OUT", help="a folder, or a file for a single file")
     enhance.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    enhance.add_argument("--batch", type=int, default=1, help="images of a size at once (%(default)s)")
+    enhance.add_argument("--resume", action="store_true", help="leave what is there already and whole")
+    enhance.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    enhance.add_argument("--tile", type=_tile, default="auto", help="auto, none or pixels (%(default)s)")
+    device = "cpu"
+    if torch.cuda.is_available():  # each process of a machine takes a GPU of its own
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     enhance.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     enhance.set_defaults(run=run_enhance)
 
@@ -62,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     evaluate.set_defaults(run=run_evaluate)
+
+    export = commands.add_parser("export", help="write the network as an ONNX file")
+    export.add_argument("--onnx", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
+    export.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
+    export.add_argument("--fidelity", type=float, default=1.0, help="fixed in the file; %(default)s")
+    export.add_argument(
+        "--fp16", action="store_true", help="convolutions and their weights in half precision"
+    )
+    export.set_defaults(run=run_export)
 
     info = commands.add_parser("info", help="what a set of weights is")
     info.add_argument("weights", nargs="?", default="glare-tiny", metavar="WEIGHTS", help="(%(default)s)")
@@ -81,19 +93,26 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _tile(text: str) -> Literal["auto"] | int | None:
+    if text == "auto":
+        return "auto"
+    return None if text == "none" else int(text)
+
+
 def run_enhance(args: argparse.Namespace) -> int:
-    """Enhance a file or a folder; what could not be read is listed at the end."""
-    jobs = _jobs(args.input, args.output)
-    enhance = GLAREEnhance(args.weights, fidelity=args.fidelity, device=args.device)
-    failed: list[str] = []
-    for source, target in tqdm(jobs, unit="image", disable=None):
-        try:
-            _enhance_file(enhance, source, target)
-        # Pillow tells of a broken PNG by a SyntaxError.
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            failed.append(f"  {source}: {error}")
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} images failed:", *failed, sep="\n", file=sys.stderr)
+    """Enhance files; what could not be read is listed at the end."""
+    jobs = find_jobs(args.input, args.output)
+    enhance = GLAREEnhance(
+        args.weights,
+        fidelity=args.fidelity,
+        device=args.device,
+        dtype=torch.bfloat16 if args.bf16 else None,
+        tile=args.tile,
+    )
+    failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume)
+    if failed and int(os.environ.get("RANK", 0)) == 0:
+        lines = (f"  {line}" for line in failed)
+        print(f"{len(failed)} of {len(jobs)} images failed:", *lines, sep="\n", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -121,6 +140,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(args: argparse.Namespace) -> int:
+    """Write the network as an ONNX file."""
+    print(to_onnx(weights.load(args.weights), args.onnx, fidelity=args.fidelity, half=args.fp16))
+    return 0
+
+
 def run_info(args: argparse.Namespace) -> int:
     """Print the configuration, the parameters, the terms and the card of a set of weights."""
     path = weights.find(args.weights)
@@ -138,55 +163,6 @@ def run_info(args: argparse.Namespace) -> int:
     print(f"terms       {_terms(card)}")
     print(f"card        {card if card.is_file() else 'none'}")
     return 0
-
-
-def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Which file becomes which; a folder is walked and its tree kept."""
-    if source.is_dir():
-        if source.resolve() == target.resolve():
-            raise ValueError(f"Expected OUT to be another folder than IN but both are {source}.")
-        files = sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-        # What an earlier run wrote into a folder inside IN is no input.
-        files = [p for p in files if target.resolve() not in p.resolve().parents]
-        if not files:
-            raise ValueError(f"No images in {source}: looked for {', '.join(sorted(_SUFFIXES))}.")
-        return [(p, target / p.relative_to(source)) for p in files]
-    if not source.is_file():
-        raise FileNotFoundError(f"No such file or folder: {source}")
-    target = target / source.name if target.is_dir() else target
-    if target.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"Expected OUT to end in one of {', '.join(sorted(_SUFFIXES))} but got {target}.")
-    return [(source, target)]
-
-
-def _enhance_file(enhance: GLAREEnhance, source: Path, target: Path) -> None:
-    with PIL.Image.open(source) as file:
-        file.load()
-        image: PIL.Image.Image = file
-        # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit. A TIFF
-        # keeps none: Pillow turns it upright, and its tags also tell how the old pixels were stored.
-        exif = image.info.get("exif", b"")
-        profile = image.info.get("icc_profile")
-        if image.mode in ("CMYK", "LA", "PA", "YCbCr", "1"):
-            image = image.convert("RGBA" if "A" in image.mode else "RGB")
-            profile = None  # it spoke of the old colour space
-        enhanced = enhance(image)
-        if target.suffix.lower() in (".jpg", ".jpeg", ".bmp") and enhanced.mode in ("RGBA", "P"):
-            enhanced = enhanced.convert("RGB")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed: a run that is stopped leaves no half image.
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            enhanced.save(
-                beside,
-                format=PIL.Image.registered_extensions()[target.suffix.lower()],
-                exif=exif,
-                icc_profile=profile,
-                quality=95,
-            )
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:

@@ -62,12 +62,13 @@ class Warp(nn.Module):
             mask = torch.sigmoid(mask.to(dtype))
             # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
             offset = torch.nan_to_num(offset.to(dtype))
-            if code.device.type == "cpu":
-                return _sampled_convolution(code.to(dtype), offset, self.weight, self.bias, mask)
-            warped: Tensor = deform_conv2d(
-                code.to(dtype), offset, self.weight, self.bias, padding=1, mask=mask
-            )
-        return warped
+            return self.convolve(code.to(dtype), offset, mask)
+
+    def convolve(self, code: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """The deformable convolution: code (B,C,H,W), offsets (B,18·groups,H,W), masks (B,9·groups,H,W)."""
+        if code.device.type == "cpu":
+            return _sampled_convolution(code, offset, self.weight, self.bias, mask)
+        return deform_conv2d(code, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
 
 
 def _sampled_convolution(code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:

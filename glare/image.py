@@ -93,7 +93,7 @@ def pad(image: Tensor, multiple: int, margin: int = 0) -> tuple[Tensor, Callable
         The padded image, and the function that cuts any (...,H',W') of the padded size back to (...,H,W).
     """
     height, width = image.shape[-2:]
-    bottom, right = (-(size + margin) % multiple + margin for size in (height, width))
+    bottom, right = ((size + margin + multiple - 1) // multiple * multiple - size for size in (height, width))
     if right:
         image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     if bottom:

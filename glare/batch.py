@@ -1,0 +1,379 @@
+"""Many images and videos at once: ``glare enhance``.
+
+Threads read ahead and write behind while the network computes; images of one size go through it together. Started by
+``accelerate launch`` or ``torchrun``, each process takes its share of the files.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import PIL.Image
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from glare.image import as_batch
+
+IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+#: Suffixes of videos, and what the container is called.
+VIDEOS = {
+    ".avi": "avi",
+    ".m4v": "mp4",
+    ".mkv": "matroska",
+    ".mov": "mov",
+    ".mp4": "mp4",
+    ".webm": "webm",
+}
+
+Job: TypeAlias = tuple[Path, Path]
+"""Which file becomes which."""
+Enhance: TypeAlias = Callable[[Tensor], Tensor]
+"""(B,3,H,W) uint8 -> the same: a `GLAREEnhance`."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_THREADS = 2  # that read, and as many that write: either takes far less than the network
+# Pillow tells of a broken PNG by a SyntaxError.
+_UNREADABLE = (OSError, ValueError, ImportError, SyntaxError, PIL.Image.DecompressionBombError)
+
+
+def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
+    """Which file becomes which.
+
+    Args:
+        inputs: images, videos, folders, which are walked, and patterns such as ``night/**/*.jpg``; the tree below a
+            folder, or below the part of a pattern without wildcards, is kept.
+        output: a folder; or, where ``inputs`` is one file, the file that it becomes.
+
+    Raises:
+        FileNotFoundError: if an input is not there, or a pattern fits nothing.
+        ValueError: if a folder holds nothing to enhance, ``output`` is an input or has a suffix that cannot be
+            written, or two files would become the same.
+    """
+    if len(inputs) == 1 and Path(inputs[0]).is_file():
+        source = Path(inputs[0])
+        target = output / source.name if output.is_dir() else output
+        suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGES
+        if target.suffix.lower() not in suffixes:
+            raise ValueError(f"Expected OUT to end in one of {', '.join(sorted(suffixes))} but got {target}.")
+        if target.exists() and target.samefile(source):
+            raise ValueError(f"Expected OUT to be another file than IN but both are {source}.")
+        return [(source, target)]
+    jobs: dict[Path, Path] = {}
+    for name in inputs:
+        root, files = _files(name, output)
+        for source in files:
+            target = output / source.relative_to(root)
+            if jobs.setdefault(target, source) != source:
+                raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
+            if target.exists() and target.samefile(source):
+                raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
+    return [(source, target) for target, source in jobs.items()]
+
+
+def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
+    """What ``name`` stands for, and the folder below which the tree is kept."""
+    path = Path(name)
+    if path.is_file():
+        if path.suffix.lower() not in IMAGES | VIDEOS.keys():
+            raise ValueError(f"Expected an image or a video but got {path}.")
+        return path.parent, [path]
+    if path.is_dir():
+        if path.resolve() == output.resolve():
+            raise ValueError(f"Expected OUT to be another folder than IN but both are {path}.")
+        root, found = path, sorted(path.rglob("*"))
+    elif glob.has_magic(name):
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        root, found = Path(*fixed), sorted(Path(file) for file in glob.glob(name, recursive=True))
+    else:
+        raise FileNotFoundError(f"No such file or folder: {path}")
+    # What an earlier run wrote into a folder inside IN is no input.
+    within = root.resolve() in output.resolve().parents
+    files = [
+        file
+        for file in found
+        if file.suffix.lower() in IMAGES | VIDEOS.keys()
+        and file.is_file()
+        and not (within and output.resolve() in file.resolve().parents)
+    ]
+    if not files:
+        raise ValueError(f"No images in {name}: looked for {', '.join(sorted(IMAGES | VIDEOS.keys()))}.")
+    return root, files
+
+
+def enhance_files(
+    enhance: Enhance, jobs: Sequence[Job], *, batch: int = 1, resume: bool = False
+) -> list[str]:
+    """Enhance files; a bad one stops nothing, and nothing is left half written.
+
+    Images keep their EXIF data and colour profile; videos their size, time stamps and sound. Under
+    ``accelerate launch`` or ``torchrun`` every process calls this with the same jobs and does its share.
+
+    Args:
+        enhance: the transform, such as `GLAREEnhance`.
+        jobs: which file becomes which, see `find_jobs`; folders are made.
+        batch: images of the same size, or frames, that go through the network together.
+        resume: leave alone what is there already and whole: an image that can be read and has the size of its
+            source, a video with as many frames.
+
+    Returns:
+        a line for each file of any process that failed, in the order of ``jobs``.
+
+    Raises:
+        ValueError: if ``batch`` is not positive.
+    """
+    if batch < 1:
+        raise ValueError(f"Expected argument `batch` to be positive but got {batch}.")
+    rank, processes = (int(os.environ.get(name, number)) for name, number in (("RANK", 0), ("WORLD_SIZE", 1)))
+    share = jobs[rank::processes]
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    failed: dict[Path, str] = {}
+    with tqdm(total=len(share), unit="file", disable=None if rank == 0 else True) as bar:
+
+        def done(source: Path, error: BaseException | None = None) -> None:
+            if error is not None:
+                failed[source] = f"{source}: {error}"
+            bar.update()
+
+        images = [job for job in share if job[0].suffix.lower() not in VIDEOS]
+        _enhance_images(enhance, images, batch, resume, done)
+        for source, target in share:
+            if source.suffix.lower() in VIDEOS:
+                try:
+                    if not (resume and _is_whole_video(source, target)):
+                        _enhance_video(enhance, source, target, batch, quiet=rank > 0)
+                    done(source)
+                except _UNREADABLE as error:
+                    done(source, error)
+    if processes > 1:
+        # A launcher ends all processes when one ends with an error, so nobody ends before everybody is done.
+        shares: list[dict[Path, str]] = [{} for _ in range(processes)]
+        torch.distributed.all_gather_object(shares, failed)
+        torch.distributed.destroy_process_group()
+        failed = {source: line for one in shares for source, line in one.items()}
+    return [failed[source] for source, _ in jobs if source in failed]
+
+
+def _enhance_images(
+    enhance: Enhance,
+    jobs: Sequence[Job],
+    batch: int,
+    resume: bool,
+    done: Callable[[Path, BaseException | None], None],
+) -> None:
+    # By size, what was read and has not been enhanced; at most four batches, so that rare sizes do not pile up.
+    groups: dict[torch.Size, list[tuple[Path, Tensor, Callable[[Tensor], None]]]] = {}
+    writing: deque[tuple[Path, Future[None]]] = deque()
+
+    def finish(leave: int) -> None:
+        while len(writing) > leave:
+            source, future = writing.popleft()
+            error = future.exception()
+            if error is not None and not isinstance(error, _UNREADABLE):
+                raise error
+            done(source, error)
+
+    def flush(size: torch.Size) -> None:
+        group = groups.pop(size)
+        results = enhance(torch.cat([pixels for _, pixels, _ in group]))
+        for (source, _, save), result in zip(group, results, strict=True):
+            writing.append((source, writers.submit(save, result[None])))
+        finish(leave=2 * batch + _THREADS)
+
+    with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
+        for (source, _), future in _ahead(readers, lambda job: _read(*job, resume), jobs, batch + _THREADS):
+            try:
+                found = future.result()
+            except _UNREADABLE as error:
+                done(source, error)
+                continue
+            if found is None:
+                done(source, None)
+                continue
+            size = found[0].shape
+            groups.setdefault(size, []).append((source, *found))
+            if len(groups[size]) == batch:
+                flush(size)
+            elif sum(map(len, groups.values())) >= 4 * batch:
+                flush(next(iter(groups)))
+        while groups:
+            flush(next(iter(groups)))
+        finish(leave=0)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T], depth: int
+) -> Iterator[tuple[_T, Future[_R]]]:
+    """Each item, in order, and what the function makes of it, begun up to ``depth`` items before it is asked for."""
+    begun: deque[tuple[_T, Future[_R]]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(function, item)))
+        if len(begun) > depth:
+            yield begun.popleft()
+    yield from begun
+
+
+def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[Tensor], None]] | None:
+    """The pixels (1,3,H,W) and what saves such pixels as ``target``; None if that is there and to be left."""
+    with PIL.Image.open(source) as file:
+        if resume and _is_whole_image(target, file.size):
+            return None
+        file.load()
+        image: PIL.Image.Image = file
+    # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit. A TIFF
+    # keeps none: Pillow turns it upright, and its tags also tell how the old pixels were stored.
+    exif = image.info.get("exif", b"")
+    profile = image.info.get("icc_profile")
+    if image.mode in ("CMYK", "LA", "PA", "YCbCr", "1"):
+        image = image.convert("RGBA" if "A" in image.mode else "RGB")
+        profile = None  # it spoke of the old colour space
+    pixels, restore = as_batch(image)
+
+    def save(enhanced: Tensor) -> None:
+        result = restore(enhanced)
+        assert isinstance(result, PIL.Image.Image)
+        if target.suffix.lower() in (".jpg", ".jpeg", ".bmp") and result.mode in ("RGBA", "P"):
+            result = result.convert("RGB")
+        form = PIL.Image.registered_extensions()[target.suffix.lower()]
+        with _beside(target) as path:
+            result.save(path, format=form, exif=exif, icc_profile=profile, quality=95)
+
+    return pixels, save
+
+
+def _is_whole_image(path: Path, size: tuple[int, int]) -> bool:
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()
+            # A TIFF is turned upright when it is read, so the sides may have changed places.
+            return sorted(image.size) == sorted(size)
+    except _UNREADABLE:
+        return False
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``target`` at the end: a run that is stopped leaves no half file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield path
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Videos need PyAV: pip install 'glare-torch[video]'.", name=error.name
+        ) from error
+    return av
+
+
+def _enhance_video(enhance: Enhance, source: Path, target: Path, batch: int, quiet: bool) -> None:
+    """Enhance the frames of a video; their time stamps and the sound are copied, anything else is left out."""
+    av = _av()
+    try:
+        with (
+            _beside(target) as path,
+            av.open(str(source)) as film,
+            av.open(str(path), "w", format=VIDEOS[target.suffix.lower()]) as copy,
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+            tqdm(unit="frame", leave=False, disable=True if quiet else None) as bar,
+        ):
+            if not film.streams.video:
+                raise ValueError("there is no video in it")
+            video = film.streams.video[0]
+            bar.total = video.frames or None
+            stream = copy.add_stream(copy.default_video_codec, rate=video.average_rate)
+            stream.width, stream.height, stream.time_base = video.width, video.height, video.time_base
+            # Colour at half the resolution, as everywhere, takes even sides.
+            odd = video.width % 2 or video.height % 2
+            stream.pix_fmt = "yuv444p" if odd else "yuv420p"
+            stream.options = {"crf": "18"} if stream.codec.name in ("libx264", "libvpx-vp9") else {}
+            for name in ("color_primaries", "color_trc", "colorspace"):
+                setattr(stream.codec_context, name, getattr(video.codec_context, name))
+            sound = {audio.index: copy.add_stream_from_template(audio) for audio in film.streams.audio}
+            chunks = _chunks(film, video, batch)
+
+            def write(frames: list[Any], packets: list[Any], images: Tensor) -> None:
+                for frame, pixels in zip(frames, images, strict=True):
+                    if frame.rotation and not stream.is_open:  # as a telephone was held
+                        stream.set_display_rotation(frame.rotation)
+                    made = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), "rgb24")
+                    made = made.reformat(format=stream.pix_fmt, dst_colorspace=frame.colorspace)
+                    made.pts, made.time_base = frame.pts, frame.time_base
+                    copy.mux(stream.encode(made))
+                for packet in packets:
+                    packet.stream = sound[packet.stream.index]
+                    copy.mux(packet)
+
+            written: deque[Future[None]] = deque()
+            for _, future in _ahead(reader, lambda _: next(chunks, None), itertools.count(), 1):
+                chunk = future.result()
+                if chunk is None:
+                    break
+                frames, packets, pixels = chunk
+                images = enhance(pixels) if frames else pixels
+                written.append(writer.submit(write, frames, packets, images))
+                if len(written) > 1:
+                    written.popleft().result()
+                bar.update(len(frames))
+            while written:
+                written.popleft().result()
+            copy.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+
+
+def _chunks(film: Any, video: Any, batch: int) -> Iterator[tuple[list[Any], list[Any], Tensor]]:
+    """Up to ``batch`` frames, the packets of sound met on the way, and the frames as (N,3,H,W) uint8."""
+    frames: list[Any] = []
+    packets: list[Any] = []
+
+    def chunk() -> tuple[list[Any], list[Any], Tensor]:
+        size = {"width": video.width, "height": video.height}
+        images = [torch.from_numpy(frame.to_ndarray(**size, format="rgb24")) for frame in frames]
+        pixels = torch.stack(images).permute(0, 3, 1, 2) if images else torch.empty(0, 3, 0, 0)
+        return frames, packets, pixels
+
+    for packet in film.demux(video, *film.streams.audio):
+        if packet.stream.type == "audio":
+            if packet.dts is not None:  # the last one is empty
+                packets.append(packet)
+            continue
+        for frame in packet.decode():
+            frames.append(frame)
+            if len(frames) == batch:
+                yield chunk()
+                frames, packets = [], []
+    yield chunk()
+
+
+def _is_whole_video(source: Path, target: Path) -> bool:
+    return target.is_file() and 0 < _frames(target) == _frames(source)
+
+
+def _frames(path: Path) -> int:
+    """How many frames a video has, counted without decoding; 0 if it cannot be read."""
+    av = _av()
+    try:
+        with av.open(str(path)) as film:
+            return sum(packet.size > 0 for packet in film.demux(video=0))
+    except av.FFmpegError:
+        return 0

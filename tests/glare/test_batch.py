@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+
+from glare import GLARE, GLAREEnhance
+from glare import weights as glare_weights
+from glare.batch import _ahead, enhance_files, find_jobs
+from glare.cli import main
+
+
+@pytest.fixture
+def weights(model: GLARE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return glare_weights.save(model, tmp_path_factory.mktemp("weights")).parent
+
+
+def picture(path: Path, size: tuple[int, int] = (18, 12), seed: int = 0, mode: str = "RGB") -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def relative(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+class TestJobs:
+    @pytest.fixture
+    def night(self, tmp_path: Path) -> Path:
+        for name in ("a.jpg", "b.png", "sub/a.JPG", "sub/deep/c.png"):
+            picture(tmp_path / "night" / name)
+        (tmp_path / "night" / "clip.mp4").write_bytes(b"")
+        (tmp_path / "night" / "notes.txt").write_text("no image")
+        return tmp_path / "night"
+
+    @pytest.mark.parametrize(
+        ("inputs", "expected"),
+        [
+            (["night"], ["a.jpg", "b.png", "clip.mp4", "sub/a.JPG", "sub/deep/c.png"]),
+            (["night/*.jpg"], ["a.jpg"]),  # one file, but a pattern: OUT is a folder
+            (["night/**/*.png"], ["b.png", "sub/deep/c.png"]),
+            (["night/sub/deep/c.png", "night/a.jpg"], ["c.png", "a.jpg"]),
+        ],
+    )
+    def test_the_tree_is_kept(self, night: Path, inputs: list[str], expected: list[str]) -> None:
+        out = night.parent / "day"
+        jobs = find_jobs([str(night.parent / name) for name in inputs], out)
+        assert [target.relative_to(out).as_posix() for _, target in jobs] == expected
+        assert all(source.name == target.name and source.is_file() for source, target in jobs)
+
+    def test_mistakes(self, night: Path) -> None:
+        out, a = night.parent / "day", str(night / "a.jpg")
+        for inputs, output, message in (
+            ([str(night / "*.webp")], out, "No images"),
+            ([a, str(night / "none.jpg")], out, "No such file"),
+            ([a, str(night / "notes.txt")], out, "Expected an image or a video"),
+            ([a, str(picture(night.parent / "other" / "a.jpg"))], out, "would become"),
+            ([a, str(night / "b.png")], night, "lies in both"),
+            ([a], Path(a), "another file than IN"),
+            ([str(night / "clip.mp4")], out / "clip.png", r"end in one of \.avi.*clip\.png"),
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
+                find_jobs(inputs, output)
+
+
+class TestImages:
+    def test_sizes_go_together_and_every_image_is_its_own(self, weights: Path, tmp_path: Path) -> None:
+        sizes = [(18, 12), (9, 14), (18, 12), (18, 12), (7, 7), (18, 12), (9, 14), (18, 12)]
+        modes = ["RGB", "L", "RGBA", "RGB", "RGB", "RGB", "RGB", "RGB"]
+        for i, (size, mode) in enumerate(zip(sizes, modes, strict=True)):
+            picture(tmp_path / "night" / f"{i}.png", size, seed=i, mode=mode)
+        enhance = GLAREEnhance(weights)
+        shapes = []
+
+        def seen(pixels: Tensor) -> Tensor:
+            shapes.append(tuple(pixels.shape))
+            return enhance(pixels)
+
+        jobs = find_jobs([str(tmp_path / "night")], tmp_path / "day")
+        assert enhance_files(seen, jobs, batch=2) == []
+        assert sorted(shapes) == sorted([(2, 3, 12, 18)] * 2 + [(2, 3, 14, 9), (1, 3, 12, 18), (1, 3, 7, 7)])
+        for (source, target), mode in zip(jobs, modes, strict=True):
+            with PIL.Image.open(source) as low, PIL.Image.open(target) as result:
+                assert result.mode == mode
+                alone = np.asarray(enhance(low), int)
+                assert np.abs(np.asarray(result) - alone).max() <= 1  # half way between two levels
+
+    def test_rare_sizes_do_not_pile_up(self, tmp_path: Path) -> None:
+        for i in range(12):
+            picture(tmp_path / "night" / f"{i:02}.png", (8 + i, 8))
+        waiting = []
+
+        def seen(pixels: Tensor) -> Tensor:
+            waiting.append(sum(1 for _ in (tmp_path / "day").glob("*.png")))
+            return pixels
+
+        enhance_files(seen, find_jobs([str(tmp_path / "night")], tmp_path / "day"), batch=2)
+        assert len(waiting) == 12
+        assert waiting[-1] > 0  # the first were written before the last was enhanced
+
+    def test_resume_leaves_what_is_whole(self, weights: Path, tmp_path: Path) -> None:
+        night, day = tmp_path / "night", tmp_path / "day"
+        for name in "abcd":
+            picture(night / f"{name}.png", seed=ord(name))
+        arguments = ["enhance", str(night), str(day), "--weights", str(weights), "--resume"]
+        assert main(arguments) == 0
+        whole = {path.name: path.read_bytes() for path in day.iterdir()}
+        picture(day / "a.png", seed=9)  # of the right size, by whomever: whole
+        (day / "b.png").write_bytes(whole["b.png"][:200])
+        picture(day / "c.png", (5, 5))
+        (day / "d.png").unlink()
+        mine = (day / "a.png").read_bytes()
+        assert main(arguments) == 0
+        assert {path.name: path.read_bytes() for path in day.iterdir()} == {**whole, "a.png": mine}
+
+    def test_failures_are_listed_in_order_and_leave_nothing(
+        self, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        night, day = tmp_path / "night", tmp_path / "day"
+        for name in ("a.png", "b.png", "d.png"):
+            picture(night / name)
+        (night / "c.jpg").write_bytes(b"no image")
+        (day / "a.png" / "in the way").mkdir(parents=True)
+        (day / "c.jpg").write_bytes(b"what was there")
+        assert main(["enhance", str(night), str(day), "--weights", str(weights), "--batch", "2"]) == 1
+        told = capsys.readouterr().err
+        assert "2 of 4 images failed" in told
+        assert 0 < told.index(str(night / "a.png")) < told.index(str(night / "c.jpg"))
+        assert relative(day) == ["b.png", "c.jpg", "d.png"]
+        assert (day / "c.jpg").read_bytes() == b"what was there"
+
+    def test_a_stop_leaves_no_half_file_and_the_error_is_told(self, tmp_path: Path) -> None:
+        for i in range(6):
+            picture(tmp_path / "night" / f"{i}.png")
+        calls = []
+
+        def stops(pixels: Tensor) -> Tensor:
+            calls.append(1)
+            if len(calls) == 3:
+                raise RuntimeError("out of something")
+            return pixels
+
+        with pytest.raises(RuntimeError, match="out of something"):
+            enhance_files(stops, find_jobs([str(tmp_path / "night")], tmp_path / "day"))
+        assert relative(tmp_path / "day") == ["0.png", "1.png"]
+
+    def test_batch_is_positive(self) -> None:
+        with pytest.raises(ValueError, match="`batch` to be positive but got 0"):
+            enhance_files(lambda pixels: pixels, [], batch=0)
+
+    def test_options_reach_the_transform(self, weights: Path, tmp_path: Path) -> None:
+        source = picture(tmp_path / "in.png", (24, 16))
+        options = ["--bf16", "--tile", "none", "--fidelity", "0.5"]
+        assert (
+            main(["enhance", str(source), str(tmp_path / "out.png"), "--weights", str(weights), *options])
+            == 0
+        )
+        enhance = GLAREEnhance(weights, fidelity=0.5, dtype=torch.bfloat16, tile=None)
+        with PIL.Image.open(source) as low, PIL.Image.open(tmp_path / "out.png") as result:
+            np.testing.assert_array_equal(result, enhance(low))
+
+
+def test_reading_runs_ahead_and_keeps_the_order() -> None:
+    begun = []
+    with ThreadPoolExecutor(1) as pool:
+        ahead = _ahead(pool, begun.append, iter(range(9)), 3)
+        item, future = next(ahead)
+        future.result()
+        assert item == 0
+        assert [item for item, _ in ahead] == list(range(1, 9))
+    assert begun == list(range(9))
+
+
+def test_processes_share_the_files(weights: Path, tmp_path: Path) -> None:
+    night, day = tmp_path / "night", tmp_path / "day"
+    for i in range(5):
+        picture(night / f"{i}.png", seed=i)
+    (night / "0.png").write_bytes(b"no image")  # rank 0 is through with its share early, and must wait
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["-m", "glare", "enhance", str(night), str(day), "--weights", str(weights), "--device", "cpu"]
+    root = str(Path(__file__).parents[2])
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, check=False
+    )
+    assert result.returncode != 0
+    assert relative(day) == [f"{i}.png" for i in range(1, 5)], result.stderr
+    assert result.stderr.count("1 of 5 images failed") == 1
+
+
+class TestVideos:
+    @pytest.fixture(autouse=True)
+    def av(self) -> Any:
+        return pytest.importorskip("av")
+
+    @pytest.fixture
+    def clip(self, av: Any, tmp_path: Path) -> Path:
+        return write_clip(av, tmp_path / "night" / "clip.mp4", (48, 32))
+
+    def test_frames_times_and_sound(self, av: Any, clip: Path, weights: Path, tmp_path: Path) -> None:
+        arguments = ["enhance", str(clip.parent), str(tmp_path / "day"), "--weights", str(weights)]
+        assert main([*arguments, "--batch", "3"]) == 0
+        assert relative(tmp_path / "day") == ["clip.mp4"]
+        before, after = read_clip(av, clip), read_clip(av, tmp_path / "day" / "clip.mp4")
+        for what in ("times", "rate", "sound", "rotation"):
+            assert before[what] == after[what], what
+        enhance = GLAREEnhance(weights)
+        for low, result in zip(before["frames"], after["frames"], strict=True):
+            assert result.shape == low.shape
+            # What is left is compression.
+            assert np.abs(result.astype(int).mean((0, 1)) - enhance(low).mean((0, 1))).max() < 6
+
+    @pytest.mark.parametrize("size", [(48, 32), (49, 31)])
+    @pytest.mark.parametrize("colorspace", [1, 6])  # BT.709, BT.601
+    def test_colours_are_kept(self, av: Any, tmp_path: Path, size: tuple[int, int], colorspace: int) -> None:
+        clip = write_clip(av, tmp_path / "in.mp4", size, colorspace=colorspace)
+        assert enhance_files(lambda pixels: pixels, [(clip, tmp_path / "out.mp4")], batch=4) == []
+        before, after = read_clip(av, clip), read_clip(av, tmp_path / "out.mp4")
+        assert before["colorspace"] == after["colorspace"]
+        for one, other in zip(before["frames"], after["frames"], strict=True):
+            assert one.shape == other.shape
+            assert np.abs(one.mean((0, 1)) - other.mean((0, 1))).max() < 2.5
+
+    def test_resume(self, av: Any, clip: Path, tmp_path: Path) -> None:
+        target, calls = tmp_path / "out.mp4", []
+
+        def seen(pixels: Tensor) -> Tensor:
+            calls.append(len(pixels))
+            return pixels
+
+        for _ in range(2):
+            assert enhance_files(seen, [(clip, target)], batch=4, resume=True) == []
+        assert calls == [4, 3]
+        target.write_bytes(target.read_bytes()[:500])
+        assert enhance_files(seen, [(clip, target)], batch=4, resume=True) == []
+        assert calls == [4, 3, 4, 3]
+
+    def test_what_fails_is_listed_and_leaves_nothing(
+        self, clip: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        broken = clip.with_name("broken.mp4")
+        broken.write_bytes(clip.read_bytes()[:700])
+        arguments = ["enhance", str(clip.parent), str(tmp_path / "day"), "--weights", str(weights)]
+        assert main(arguments) == 1
+        told = capsys.readouterr().err
+        assert "1 of 2 images failed" in told
+        assert str(broken) in told
+        assert relative(tmp_path / "day") == ["clip.mp4"]
+
+    def test_without_the_extra(self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "av", None)
+        (line,) = enhance_files(lambda pixels: pixels, [(clip, tmp_path / "out.mp4")])
+        assert "glare-torch[video]" in line
+
+
+def write_clip(av: Any, path: Path, size: tuple[int, int], colorspace: int = 1) -> Path:
+    """Seven frames that grow brighter, reddish, a fortieth of a second late now and then, turned; and a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=Fraction(25, 2))
+        video.width, video.height = size
+        video.pix_fmt = "yuv444p" if size[0] % 2 else "yuv420p"
+        video.options = {"crf": "10"}
+        video.codec_context.colorspace = colorspace
+        video.time_base = Fraction(1, 200)
+        video.set_display_rotation(90)
+        sound = file.add_stream("aac", rate=16000)
+        for i in range(7):
+            pixels = np.full((size[1], size[0], 3), (20 + 12 * i, 10 + 4 * i, 8), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame = frame.reformat(format=video.pix_fmt, dst_colorspace=colorspace)
+            frame.pts, frame.time_base = 16 * i + 5 * (i % 3 == 1), Fraction(1, 200)
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+        tone = np.sin(np.arange(8000) / 10)[None].astype(np.float32)
+        wave = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        wave.sample_rate, wave.pts = 16000, 0
+        file.mux(sound.encode(wave))
+        file.mux(sound.encode(None))
+    return path
+
+
+def read_clip(av: Any, path: Path) -> dict[str, Any]:
+    with av.open(str(path)) as file:
+        frames = list(file.decode(video=0))
+        video = file.streams.video[0]
+        found = {
+            "frames": [frame.to_ndarray(format="rgb24") for frame in frames],
+            "times": [frame.time for frame in frames],
+            "rate": video.average_rate,
+            "rotation": frames[0].rotation,
+            "colorspace": int(frames[0].colorspace),
+        }
+    with av.open(str(path)) as file:
+        found["sound"] = [bytes(packet) for packet in file.demux(audio=0)]
+    return found

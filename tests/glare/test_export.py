@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detection import enhancer
+from glare import GLARE, GLAREEnhance
+from glare import weights as glare_weights
+from glare.cli import main
+from glare.export import _averages, to_onnx
+from tests.glare.conftest import SMALL, randomise
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+#: Every part that has another form in the file, and codes that take two blocks and do not fill them.
+CONFIG = dataclasses.replace(
+    SMALL,
+    attention_grid=4,
+    level_attention=False,
+    codes=300,
+    warp_channels=4,
+    latent_limit=8.0,
+    flow_levels=1,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> GLARE:
+    torch.manual_seed(0)
+    model = GLARE(CONFIG)
+    randomise(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(network: GLARE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return glare_weights.save(network, tmp_path_factory.mktemp("weights"), dtype=torch.float32).parent
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written by the command line."""
+    path = tmp_path_factory.mktemp("onnx") / "sub" / "network.onnx"
+    assert main(["export", "--onnx", str(path), "--weights", str(folder)]) == 0
+    return path
+
+
+def run(file: Path, low: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (image,) = session.run(None, {"low": low.numpy()})
+    return image
+
+
+# Smaller than the grid, odd, and large enough that the cells of the grid overlap.
+@pytest.mark.parametrize("size", [(5, 9), (21, 30), (64, 80), (47, 130)])
+def test_onnxruntime_computes_the_same(network: GLARE, file: Path, size: tuple[int, int]) -> None:
+    low = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = network(low).clamp(0, 1).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(run(file, low), expected, rtol=0, atol=1e-3)
+
+
+def test_the_file_is_opset_20_whole_and_tells_nothing_of_this_machine(file: Path) -> None:
+    import onnx
+
+    model = onnx.load(file)
+    onnx.checker.check_model(model)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["network.onnx"]
+    assert b".py" not in file.read_bytes()
+
+
+def test_an_enhancer_in_front_of_a_detector(folder: Path, file: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 60, (21, 34, 3), dtype=np.uint8)
+    enhanced = enhancer(f"onnx:{file}")(photo)
+    difference = np.abs(enhanced.astype(int) - GLAREEnhance(folder)(photo))
+    assert difference.max() <= 1  # where both are half way between two values
+    assert difference.mean() < 0.01
+
+
+def test_half_precision(network: GLARE, file: Path, tmp_path: Path) -> None:
+    half = to_onnx(network, tmp_path / "half.onnx", half=True, fidelity=0.5)
+    low = torch.rand(1, 3, 40, 52, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = network(low, fidelity=0.5).clamp(0, 1).numpy()
+    # A position where two codes are about equally near may take the other one.
+    difference = np.abs(run(half, low) - expected)
+    assert difference.mean() < 2e-3
+    assert np.abs(run(file, low) - expected).mean() > 2 * difference.mean()  # the fidelity is in the file
+    assert half.stat().st_size < 0.85 * file.stat().st_size
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 8, 13, 61])
+def test_averages_onto_a_grid(size: int) -> None:
+    x = torch.rand(2, 1, size)
+    matrix, counts = _averages(size, 4)
+    expected = F.adaptive_avg_pool1d(x, min(size, 4))
+    torch.testing.assert_close((x @ matrix.T)[..., counts], expected)
+
+
+def test_a_wrong_fidelity_leaves_no_file(network: GLARE, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`fidelity` to be in \[0, 2\] but got 3"):
+        to_onnx(network, tmp_path / "network.onnx", fidelity=3.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra(network: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"glare-torch\[onnx\]"):
+        to_onnx(network, tmp_path / "network.onnx")
+
+
+def test_compiles_in_one_graph(network: GLARE) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    for size in ((16, 24), (21, 30)):  # the second size is compiled for any other
+        low = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(low), network(low), rtol=0, atol=1e-4)
