@@ -64,7 +64,7 @@ def comparisons(
         best = changed[changed["enhancer"] == enhancer].drop_duplicates("name")
         worst = changed[changed["enhancer"] == enhancer][::-1].drop_duplicates("name")
         best = best.head(count)
-        worst = worst[~worst["name"].isin(best["name"])].head(count)
+        worst = worst.drop(best.index, errors="ignore").head(count)
         chosen[enhancer] = [
             _comparison(results, enhancers, records, kind, row)
             for kind, rows in (("best", best), ("worst", worst))
@@ -86,7 +86,8 @@ def _comparison(
 
     def picture(found: Detections, image: Pixels) -> bytes:
         scale = min(1.0, SIDE / max(image.shape[:2]))
-        return jpeg(boxed(image, found, results.dataset.classes, scale, labelled=sample.boxes))
+        # Letters for a picture that is shown at half of its size, in columns or on a phone.
+        return jpeg(boxed(image, found, results.dataset.classes, scale, letters=24, labelled=sample.boxes))
 
     image = (
         load_image(record.file) if record.file else enhanced_by(name, enhancers[name], dark.copy(), sample)

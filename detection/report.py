@@ -192,6 +192,7 @@ def boxed(
     classes: Sequence[str],
     scale: float = 1.0,
     *,
+    letters: int = 13,
     scores: bool = True,
     labelled: NDArray[np.float64] | None = None,
 ) -> Image.Image:
@@ -202,22 +203,24 @@ def boxed(
         found: the boxes, in pixels of the image; those of a score below `DRAWN_SCORE` are left out.
         classes: the names that the labels number.
         scale: by how much the picture is to be larger than the image; lines and letters do not grow with it.
+        letters: their height in pixels of the picture; lines are a sixth of it.
         scores: whether to write the scores beside the names.
         labelled: (N, 4) boxes to draw under those, in white.
     """
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     picture = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BICUBIC)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    pen, font, line = ImageDraw.Draw(picture), ImageFont.load_default(letters), max(1, letters // 6)
     for box in () if labelled is None else labelled:
-        pen.rectangle(_corners(box * scale), outline="white", width=1)
+        pen.rectangle(_corners(box * scale), outline="white", width=max(1, line // 2))
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
         if score < DRAWN_SCORE:
             continue
         colour = _COLOURS[label % len(_COLOURS)]
         x1, y1, x2, y2 = _corners(box * scale)
-        pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         text = f"{classes[label]} {score:.2f}" if scores else classes[label]
-        place = (x1 + 2, y1 - 14 if y1 > 14 else y1 + 2)
+        above = y1 - letters - 1
+        place = (x1 + 2, above if above > 0 else y1 + 2)
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="black", font=font)
     return picture

@@ -25,7 +25,7 @@ from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
 from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim
 from detection.testsets import is_jpeg
-from glare import GLAREEnhance, metrics, weights
+from glare import GLARE, GLAREEnhance, metrics, weights
 from glare.data.overlap import Overlap, find_overlaps
 from glare.niqe import NIQE
 
@@ -265,7 +265,11 @@ def price(enhance: Enhancer | Folder) -> tuple[float, float]:
     network = enhance.enhance if isinstance(enhance, Named) else enhance
     if not isinstance(network, nn.Module):
         return float("nan"), float("nan")
-    parts = network.model if isinstance(network, GLAREEnhance) else network
+    parts: nn.Module = network
+    if isinstance(network, GLAREEnhance):
+        # As trained: the frozen copy in use has some of them folded into others.
+        with torch.device("meta"):
+            parts = GLARE(network.model.config)
     parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
     grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
     try:

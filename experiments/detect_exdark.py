@@ -185,23 +185,21 @@ def write(
         for kind in ("png", "pdf"):
             chart.save(out / f"{stem}.{kind}")
         figures.append(Figure(caption, chart.png()))
-    with_boxes = (
-        "Left of the slider what the camera saw, right of it the enhanced image, with what the detector "
+    found_by = f" {results.detectors[0]}" if results.detectors[0] else ""
+    best_and_worst = (
+        f"What the camera saw, left of the slider, and the enhanced image, with what the detector{found_by} found in "
+        "each; the thin white boxes are the labels. By the difference from raw in the AP50 of the image on its own, "
+        "among equals in PSNR."
     )
-    with_boxes += (
-        f"{results.detectors[0]} ".lstrip() + "found in each; the labels are white and thin. Sorted by the "
-    )
-    with_boxes += "difference in this image's AP50, and among equals in PSNR."
+    pairs = comparisons(results, enhancers)
     write_html(
         out / "report.html",
         "Which enhancer helps a detector in the dark",
         [
             Section("Results", [Table("Accuracy, quality and price", short), Notes(notes)]),
             Section("Charts", figures),
-            *(
-                Section(f"{name}: the best and the worst images", [Notes([with_boxes]), *pairs])
-                for name, pairs in comparisons(results, enhancers).items()
-            ),
+            *([Section("The best and the worst images", [Notes([best_and_worst])])] if pairs else []),
+            *(Section(name, pictures) for name, pictures in pairs.items()),
             Section("By size and class", [Table("Average recall and precision", long)]),
             Section(
                 "Made with",
@@ -235,7 +233,7 @@ def charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, Ch
         means = points.groupby("enhancer", sort=False)["precision"].mean()
         yield (
             f"precision_recall{end}",
-            f"{title}precision over recall at an overlap of 0.50, all images, the mean over the classes. The "
+            f"{title}Precision over recall at an overlap of 0.50, all images, the mean over the classes. The "
             "number is its mean, mAP50.",
             curves(points, "recall", "precision", labels=[f"{n}  {mean:.3f}" for n, mean in means.items()]),
         )

@@ -140,6 +140,7 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--val {_name(args.val)}"] if args.val else []
     words += [f"--init {_path(Path(args.init))}"] if args.init else [f"--preset {args.preset}"]
     words += ["--joint"] if args.joint else []
+    words += ["--float32"] if args.float32 else []
     words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []
     words += [] if args.adversarial_after is None else [f"--adversarial-after {args.adversarial_after}"]
     if args.features:

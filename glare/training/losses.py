@@ -55,7 +55,7 @@ class Restoration(nn.Module):
     """
 
     perceptual_weight = 0.1
-    features_weight = 0.2
+    features_weight = 0.4
 
     def __init__(
         self,

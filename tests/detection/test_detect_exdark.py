@@ -93,12 +93,38 @@ def test_two_photographs(
     assert "Fault: broken.png" in printed
 
     assert sorted(file.name for file in out.iterdir()) == [
+        "by_light.pdf",
+        "by_light.png",
         "cache",
         "chelsea.jpg",
         "coffee.jpg",
+        "precision_recall.pdf",
+        "precision_recall.png",
+        "report.html",
         "results.csv",
+        "results.json",
         "results.md",
+        "results.tex",
     ]
+    assert r"mild & gamma & " in (out / "results.tex").read_text()
+    content = json.loads((out / "results.json").read_text())
+    assert content["command"].startswith(
+        "python experiments/detect_exdark.py --data annotations.json --enhancers"
+    )
+    assert len(content["data"].pop("sha256")) == 64
+    assert content["data"] == {"used": 4, "of": 6}
+    assert content["versions"].keys() > {"torch", "pycocotools"}
+    assert "ultralytics" in content["detectors"]["yolo26n-exdark"]  # its weights and its program
+    assert content["enhancers"]["gamma"].startswith("gamma ")
+    assert [(row["light"], row["mAP50"]) for row in content["rows"]][:2] == [
+        ("mild", pytest.approx(float(row["mAP50"]), abs=1e-4)) for row in rows[:2]
+    ]
+    page = (out / "report.html").read_text()
+    assert page.count("<table>") == 2
+    assert page.count('class="slider"') == 4
+    assert "Fault: broken.png: cannot identify" in page
+    for name in ("results.json", "results.md", "results.tex", "report.html"):
+        assert str(tmp_path) not in (out / name).read_text()
     with Image.open(out / "coffee.jpg") as picture:
         assert picture.width == 3 * 400  # labelled, raw, gamma
         assert picture.height > 2 * 260  # two lights of a 600×400 photograph
@@ -238,6 +264,7 @@ def test_faults_and_several_detectors(
     assert f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: no coffee" in printed
     assert "Used 1 of 3 images" in printed
     assert f"By day, before darkening: {module}:Halves: mAP50" in printed
+    assert (ours / "out" / "by_light-ours_for_detect_exdark_Halves.png").is_file()
 
 
 @pytest.mark.parametrize(

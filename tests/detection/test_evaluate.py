@@ -373,6 +373,31 @@ class TestSeveralDetectors:
                 assert row["file"] is None
 
 
+def test_precision_over_recall() -> None:
+    results = collect(squares(), {"b": Bright()}, {"raw": raw, "lift": lift})
+    curves, table = results.precision_recall(), results.table()
+    assert list(curves) == ["detector", "enhancer", "recall", "precision"]
+    assert len(curves) == 2 * 101
+    means = curves.groupby("enhancer")["precision"].mean()
+    for row in table.to_dict("records"):
+        assert means[row["enhancer"]] == pytest.approx(row["mAP50"])
+
+
+def test_fingerprint_of_the_images() -> None:
+    def of(data: Dataset) -> str:
+        return collect(data, Bright(), {"raw": raw}).fingerprint
+
+    data = squares()
+    first = data.samples[0]
+    assert of(data) == of(squares())
+    others = (
+        replace(first, load=lambda: np.zeros((100, 100, 3), np.uint8)),
+        replace(first, boxes=first.boxes + 1),
+        replace(first, name="other"),
+    )
+    assert len({of(replace(data, samples=(other, *data.samples[1:]))) for other in others} | {of(data)}) == 4
+
+
 class Counted:
     """A callable that counts its calls on whole images, and has an identity."""
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,18 @@ import pandas as pd
 import pytest
 
 from detection import Detections
-from detection.report import Panel, details, overview, save_picture, side_by_side, write_csv, write_markdown
+from detection.report import (
+    Panel,
+    cell,
+    details,
+    overview,
+    save_picture,
+    side_by_side,
+    write_csv,
+    write_json,
+    write_latex,
+    write_markdown,
+)
 
 
 @pytest.fixture
@@ -43,6 +55,36 @@ def test_markdown(table: pd.DataFrame, tmp_path: Path) -> None:
         "- One note.",
         "- Another.",
     ]
+
+
+def test_latex(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_latex(table.assign(enhancer=["raw", "my_100%"]), ["Two\nlines."], tmp_path / "t.tex")
+    assert (tmp_path / "t.tex").read_text().splitlines() == [
+        "% Two",
+        "% lines.",
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"light & enhancer & mAP50 & PSNR & ms & images \\",
+        r"\midrule",
+        r"dark & raw & 0.1235 &  & 0.0 & 6 \\",
+        r"dark & my\_100\% & 1.0000 & 21.99 & 1234.6 & 6 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_json(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_json(table, {"command": "python a.py", "versions": {"b": "1"}}, tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert (content["command"], content["versions"]) == ("python a.py", {"b": "1"})
+    assert content["rows"][0] == {
+        "light": "dark", "enhancer": "raw", "mAP50": 0.123456, "PSNR": None, "ms": 0.04, "images": 6
+    }  # fmt: skip
+
+
+def test_decimals_go_by_the_first_word() -> None:
+    assert cell("PSNR_low", 21.987) == cell("PSNR", 21.987) == "21.99"
+    assert (cell("AP50 Cat", 0.5), cell("images", 3), cell("x", None)) == ("0.5000", "3", "")
 
 
 class TestOverview:

@@ -213,6 +213,20 @@ class TestMatches:
         for name, value in alone.items():
             assert part[name] == pytest.approx(value, abs=1e-9, nan_ok=True)
 
+    def test_precision_over_recall(self) -> None:
+        truth, results = random_set(12, 6, most=40)
+        matches = Matches.of(truth, results, 3)
+        curve = matches.precision_recall()
+        assert curve.shape == (101,)
+        assert curve.mean() == pytest.approx(matches.scores(self.names)["mAP50"])
+        assert (np.diff(curve) <= 1e-12).all()  # at a higher recall it is never higher
+        # Two of three boxes found, a false alarm between them.
+        truth = [sample([BOX, [60, 60, 90, 90], [0, 60, 30, 90]], [0, 0, 0])]
+        guess = [found([BOX, [70, 0, 99, 20], [60, 60, 90, 90]], [0, 0, 0], [0.9, 0.8, 0.7])]
+        curve = Matches.of(truth, guess, 1).precision_recall()
+        assert curve[[0, 33, 34, 66, 67, 100]] == pytest.approx([1, 1, 2 / 3, 2 / 3, 0, 0])
+        assert np.isnan(Matches.of([sample([], [])], guess, 1).precision_recall()).all()
+
     def test_each_image(self) -> None:
         truth, results = random_set(12, 5, most=40)
         each = Matches.of(truth, results, 3).each()

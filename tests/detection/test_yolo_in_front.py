@@ -292,8 +292,7 @@ class TestTrain:
         assert not equal(first, second)
         for folder, expected in {"best_enhancer": first, "last_enhancer": second}.items():
             assert equal(load_file(learning.folder / folder / "model.safetensors"), expected)
-            again = GLAREEnhance(learning.folder / folder)
-            assert equal(weights_of(again.model), expected)
+            assert equal(weights_of(GLARE.from_pretrained(learning.folder / folder)), expected)
 
     def test_best_detector_is_measured_behind_the_best_enhancer(self, learning: Run) -> None:
         best = GLAREEnhance(learning.folder / "best_enhancer")
