@@ -267,9 +267,7 @@ def price(enhance: Enhancer | Folder) -> tuple[float, float]:
         return float("nan"), float("nan")
     parts: nn.Module = network
     if isinstance(network, GLAREEnhance):
-        # As trained: the frozen copy in use has some of them folded into others.
-        with torch.device("meta"):
-            parts = GLARE(network.model.config)
+        parts = GLARE(network.model.config)  # as trained: the frozen copy in use has some folded into others
     parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
     grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
     try:
