@@ -115,6 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400, help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--crop", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args(arguments)
     data = Crops(args.pairs, args.photos, args.crop, args.steps * args.batch)
@@ -124,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
             torch.manual_seed(0)
             stage = build(GLARE.from_pretrained(args.init))
             out = args.out / f"{kind}, {name}".replace(" ", "_").replace(",", "").replace("'", "")
-            train(stage, data, args.val, Settings(out, args.steps, name, batch=args.batch))
+            settings = Settings(out, args.steps, name, batch=args.batch, bf16=not args.float32)
+            train(stage, data, args.val, settings)
             # The loop leaves the weights of the last step; what it validates is their average.
             figures = pd.read_json(out / "log.jsonl", lines=True).filter(like="val/").dropna().iloc[-1]
             rows.append({"": name, **figures.rename(lambda key: key.removeprefix("val/")).to_dict()})
