@@ -142,8 +142,8 @@ PRESETS: dict[str, GLAREConfig] = {
     "tiny": GLAREConfig(
         channels=16,
         multipliers=(1, 2, 5),
-        encoder_blocks=(1, 2, 2),
-        decoder_blocks=(1, 2, 2),
+        encoder_blocks=(3, 2, 2),
+        decoder_blocks=(2, 2, 2),
         norm_groups=8,
         attention_grid=16,
         level_attention=False,

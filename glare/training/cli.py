@@ -22,7 +22,10 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", help="weights to start from; stages II and III need those of the stage before"
     )
-    parser.add_argument("--preset", default="tiny", help="tiny, small or base, without --init (default tiny)")
+    parser.add_argument(
+        "--preset",
+        help="tiny (default), small or base; with --init, blocks that the weights lack are added as identities",
+    )
     parser.add_argument(
         "--joint", action="store_true", help="stage III: move conditional encoder and flow too"
     )
@@ -66,11 +69,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from glare import weights
+    from glare.config import GLAREConfig
     from glare.data.pairs import Crops
     from glare.evaluate import evaluate_pairs
     from glare.metrics import LPIPS
     from glare.model import GLARE
     from glare.training.card import write_card
+    from glare.training.grow import grow
     from glare.training.losses import Restoration, load_features
     from glare.training.stages import build_stage
 
@@ -93,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
         args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
     )
     torch.manual_seed(args.seed)
-    model = weights.load(args.init) if args.init else GLARE(args.preset)
+    model = weights.load(args.init) if args.init else GLARE(args.preset or "tiny")
+    if args.init and args.preset:
+        model = grow(model, GLAREConfig.preset(args.preset))
     settings = Settings(
         out=args.out,
         steps=args.steps,
@@ -142,7 +149,8 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--pairs {_name(folder)}" for folder in args.pairs]
     words += [f"--photos {_name(folder)}" for folder in args.photos]
     words += [f"--val {_name(args.val)}"] if args.val else []
-    words += [f"--init {_path(Path(args.init))}"] if args.init else [f"--preset {args.preset}"]
+    words += [f"--init {_path(Path(args.init))}"] if args.init else []
+    words += [f"--preset {args.preset or 'tiny'}"] if args.preset or not args.init else []
     words += ["--joint"] if args.joint else []
     words += ["--float32"] if args.float32 else []
     words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []

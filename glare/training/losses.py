@@ -44,7 +44,7 @@ def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
 
 
 class Restoration(nn.Module):
-    """L1 + 0.2·(1 − MS-SSIM) + colour, and what frozen networks see of the difference where there are such networks.
+    """L1 + 0.2·(1 − MS-SSIM) + 2·colour, and what frozen networks see of the difference where there are such networks.
 
     The paper's stage III with L1 for smooth L1, a term for colour (`colour_loss`), and LPIPS (Zhang et al., CVPR
     2018) for its VGG term.
@@ -54,8 +54,9 @@ class Restoration(nn.Module):
         features: (B,3,H,W) in [0,1] -> feature maps, e.g. of a detector: what it looks at is to be kept.
     """
 
-    perceptual_weight = 0.1
-    features_weight = 0.4
+    colour_weight = 2.0
+    perceptual_weight = 0.05
+    features_weight = 0.3
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Restoration(nn.Module):
         loss = F.l1_loss(image, reference) + 0.2 * (1.0 - ms_ssim(image, reference))
         colour = colour_loss(image, reference)
         parts = {"restoration": loss.detach(), "colour": colour.detach()}
-        loss = loss + colour
+        loss = loss + self.colour_weight * colour
         if perceptual is not None:
             distance = perceptual(image, reference).mean()
             loss = loss + self.perceptual_weight * distance
