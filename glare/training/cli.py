@@ -121,7 +121,10 @@ def run(args: argparse.Namespace) -> int:
         LPIPS(args.perceptual).to(device) if args.perceptual else None,
         load_features(args.features) if args.features else None,
     )
-    stage = build_stage(args.stage, model, restoration, args.joint, args.adversarial_after)
+    first = not any(entry["stage"].startswith("fusion") for entry in settings.history)
+    stage = build_stage(
+        args.stage, model, restoration, args.joint, args.adversarial_after, from_codebook=first
+    )
     folder = train(stage, data, args.val, settings)
     if args.stage == "fusion" and args.val:
         write_card(

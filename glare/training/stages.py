@@ -200,9 +200,20 @@ class FusionStage(Stage):
     #: Weight of the likelihood that keeps the flow a flow in the joint pass.
     likelihood = 0.001
 
-    def __init__(self, model: GLARE, restoration: Restoration | None = None, joint: bool = False) -> None:
-        self.joint = joint
+    def __init__(
+        self,
+        model: GLARE,
+        restoration: Restoration | None = None,
+        joint: bool = False,
+        from_codebook: bool = False,
+    ) -> None:
+        self.joint, self.from_codebook = joint, from_codebook
         super().__init__(model, restoration)
+
+    @torch.no_grad()
+    def start(self, low: Tensor, high: Tensor) -> None:
+        if self.from_codebook:  # whose decoder makes an image of a latent already
+            self.model.fusion.decoder.load_state_dict(self.model.codebook.decoder.state_dict())
 
     def trained(self) -> list[nn.Module]:
         return [self.model.fusion, *([self.model.condition, self.model.flow] if self.joint else [])]
@@ -244,6 +255,7 @@ def build_stage(
     restoration: Restoration | None = None,
     joint: bool = False,
     adversarial_after: int | None = None,
+    from_codebook: bool = False,
 ) -> Stage:
     """The stage called ``codebook``, ``flow`` or ``fusion``; the flow has no use for ``restoration``."""
     if name == "codebook":
@@ -251,5 +263,5 @@ def build_stage(
     if name == "flow":
         return FlowStage(model)
     if name == "fusion":
-        return FusionStage(model, restoration, joint)
+        return FusionStage(model, restoration, joint, from_codebook)
     raise ValueError(f"Expected a stage out of codebook, flow, fusion but got {name!r}.")
