@@ -59,10 +59,13 @@ class GLARE(nn.Module):
         """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
         # Convolutions of few channels spend half their time on changing the order of any other format.
         condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
-        latent, _ = self.flow.inverse(condition.mean, condition.feature)
-        if self.config.latent_limit is not None:
-            latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
-        return latent, condition
+        return self.invert(condition.feature, condition.mean), condition
+
+    def invert(self, feature: Tensor, mean: Tensor) -> Tensor:
+        """The latent (B,C,H/4,W/4) to which the flow, under the feature (B,F,H/4,W/4), carries the mean."""
+        latent: Tensor = self.flow.inverse(mean, feature)[0]
+        limit = self.config.latent_limit
+        return latent if limit is None else latent.clamp(-limit, limit)
 
     def code_features(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
         """The codebook decoder's features of a latent (B,C,H/4,W/4), at 1/2 and, where a warp wants them, full size."""
