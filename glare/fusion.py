@@ -149,9 +149,7 @@ class Fusion(nn.Module):
         full = self.fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
         return self.decoder.image(full)
 
-    def fuse(
-        self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float
-    ) -> Tensor:
+    def fuse(self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
         """Features of the decoder, of the codebook and of the input at one level, each (B,C,h,w) -> (B,C,h,w)."""
         h: Tensor = self.mix[level](skip, decoded, fidelity)
         if level not in self.warp:

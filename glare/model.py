@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,6 +56,12 @@ class GLARE(nn.Module):
                 result.add_module("flow", FrozenFlow(result.flow))
             return result.to(memory_format=torch.channels_last).eval()
 
+    @staticmethod
+    def pad(low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(B,3,H,W) -> the same with sides that are multiples of 4, and what cuts a result to (...,H,W)."""
+        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
+        return pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
         """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
         # Convolutions of few channels spend half their time on changing the order of any other format.
@@ -92,7 +99,6 @@ class GLARE(nn.Module):
             raise ValueError(f"Expected argument `low` to be floating point in [0,1] but got {low.dtype}.")
         if not 0.0 <= fidelity <= 2.0:
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
-        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
-        padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+        padded, crop = self.pad(low)
         latent, condition = self.restore_latent(padded)
         return crop(self.fusion(latent, self.code_features(latent), condition.skips, fidelity))

@@ -12,23 +12,117 @@ would grow with the square of the pixels.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
+import re
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glare.config import GLAREConfig
 from glare.fusion import Warp
-from glare.image import log_input, pad
+from glare.image import log_input
 from glare.layers import Attention, Decoder, Norm
 from glare.model import GLARE
 
 #: Pixels that a tile sees around itself: more than the convolutions between two whole maps look across.
 HALO = 32
+#: Side of a tile in pixels where nobody asked for another, and the least.
+TILE, SMALLEST = 512, 32
+
+
+class Tiling:
+    """Whether images are computed whole or in tiles.
+
+    Args:
+        tile: ``None``: always whole. A number T, at least 32: no more than T·T pixels at once. ``"auto"``: as memory
+            allows.
+
+    Raises:
+        ValueError: if ``tile`` is none of these.
+    """
+
+    def __init__(self, tile: Literal["auto"] | int | None) -> None:
+        number = isinstance(tile, int) and not isinstance(tile, bool)
+        if not (tile is None or tile == "auto" or (number and int(tile) >= SMALLEST)):
+            raise ValueError(
+                f"Expected argument `tile` to be 'auto', None or a number of at least {SMALLEST} but got {tile!r}."
+            )
+        self.tile = tile
+        self._limit: int | None = None  # pixels at once, since more of them did not fit
+
+    def check_whole(self, pixels: Tensor) -> None:
+        """Refuse (B,3,H,W) of which a gradient is asked for if its images are to be cut: that takes them whole."""
+        height, width = pixels.shape[2:]
+        if isinstance(self.tile, int) and height * width > self.tile**2:
+            raise ValueError(
+                f"Expected images of at most {self.tile}·{self.tile} pixels, as a gradient is asked for and argument "
+                f"`tile` is {self.tile}, but got {height}×{width}."
+            )
+
+    def enhance(self, model: GLARE, low: Tensor, fidelity: float) -> Tensor:
+        """`GLARE.forward` without gradient; once more in smaller pieces where a GPU's memory is exceeded."""
+        images, pixels = len(low), len(low) * low.shape[2] * low.shape[3]
+        while True:
+            room = self._room(model, low.device)
+            tile = int(min(room, TILE**2 if self.tile == "auto" else room) ** 0.5) if pixels > room else None
+            try:
+                if tile is None:
+                    return cast(Tensor, model(low, fidelity=fidelity))
+                if images > 1:
+                    return torch.cat([self.enhance(model, low[i : i + 1], fidelity) for i in range(images)])
+                return enhance_tiled(model, low, tile, fidelity)
+            except torch.OutOfMemoryError:
+                tried = pixels if tile is None else tile**2
+                if self.tile is None or tried < 4 * SMALLEST**2:
+                    raise
+            # Not in the handler, which keeps alive what the failed attempt has filled the memory with.
+            if self._limit is None:
+                warnings.warn(
+                    f"Out of memory on {low.device} with {tried:,} pixels at once: going on with fewer.",
+                    stacklevel=2,
+                )
+            self._limit = tried // 4
+
+    def _room(self, model: GLARE, device: torch.device) -> float:
+        """Pixels that may go through the network at once."""
+        if self.tile is None:
+            return math.inf
+        bound = isinstance(self.tile, int)
+        room = int(self.tile) ** 2 if bound else _memory(device) // _bytes_per_pixel(model.config)
+        return room if self._limit is None else min(room, self._limit)
+
+
+def _bytes_per_pixel(config: GLAREConfig) -> int:
+    """Memory in float32 of an image that is computed whole, measured with the presets on a CPU."""
+    return (75 if 0 in config.warp_levels else 45) * config.channels
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that an image may take."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
+    # Little, because processes that work side by side share it.
+    return min(_main_memory() // 4, 3 * 2**30)
+
+
+def _main_memory() -> int:
+    """Bytes of main memory that are available, within a container's limit; a small machine's where nobody tells."""
+    known = []
+    with contextlib.suppress(OSError, ValueError):
+        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))  # "max" where there is no limit
+    with contextlib.suppress(OSError):
+        found = re.findall(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        known += [int(number) * 2**10 for number in found]
+    return min(known, default=8 * 2**30)
 
 
 def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
@@ -44,8 +138,8 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
         (B,3,H,W), not clamped, without gradient.
     """
     with torch.no_grad():
-        padded, crop = pad(low, 4)
-        return crop(torch.cat([_enhance_one(model, image, tile, fidelity) for image in padded.split(1)]))
+        padded, crop = model.pad(low)
+        return crop(torch.cat([_enhance_one(model, image[None], tile, fidelity) for image in padded]))
 
 
 def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
@@ -57,10 +151,11 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         return encoder.to_full(log_input(image.contiguous(memory_format=torch.channels_last)))
 
     def to_half(decoder: Decoder, quarter: Tensor) -> Tensor:
+        # Block by block: a mean in a later one would have the earlier ones computed once more.
         first, *others = decoder.level1.blocks
         half = tiles.run(lambda h: first(decoder.up1(h)), quarter)
         for block in others:
-            half = block(half)
+            half = tiles.run(block, half)
         return half
 
     def to_image(half: Tensor, image: Tensor, code: Tensor | None = None) -> Tensor:
@@ -74,7 +169,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     code = codebook.to_quarter(model.codebook.codes(latent))
     half = to_half(fusion.decoder, fusion.decoder.to_quarter(latent))
     code = to_half(codebook, code)
-    half = tiles.run(lambda *maps: fusion.fuse("1", *maps, fidelity), half, code, skip)
+    half = tiles.run(lambda h, c, s: fusion.fuse("1", h, c, s, fidelity), half, code, skip)
     del skip
     return tiles.run(to_image, half, low, *([code] if 0 in model.config.warp_levels else []))
 
@@ -124,13 +219,18 @@ class _Tiles:
         return model
 
     def run(self, function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
-        """``function(*maps)``, tile by tile; a map (1,C,h,w) has the image's size, 1/2 or 1/4 of it, as has the result."""
+        """``function(*maps)`` tile by tile; maps and result are (1,C,h,w) at 1/1, 1/2 or 1/4 of the image's size."""
         while True:
             result: Tensor | None = None
             layer, sums = None, []
-            for rows, columns in itertools.product(spans(self.height, self.tile), spans(self.width, self.tile)):
+            for rows, columns in itertools.product(
+                spans(self.height, self.tile), spans(self.width, self.tile)
+            ):
                 self.current = rows, columns
-                seen = [_cut(m, self.height // m.shape[2], (rows.first, rows.last), (columns.first, columns.last)) for m in maps]
+                seen = [
+                    _cut(m, self.height // m.shape[2], (rows.first, rows.last), (columns.first, columns.last))
+                    for m in maps
+                ]
                 try:
                     piece = self.own(function(*seen))
                 except _Unknown as unknown:
@@ -152,8 +252,7 @@ class _Tiles:
     def own(self, x: Tensor) -> Tensor:
         """The part of a map of the current tile that no other tile owns."""
         assert self.current is not None
-        rows, columns = self.current
-        step = (rows.last - rows.first) // x.shape[2]
+        step = (self.current[0].last - self.current[0].first) // x.shape[2]
         return _cut(x, step, *((span.start - span.first, span.stop - span.first) for span in self.current))
 
 
