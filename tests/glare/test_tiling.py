@@ -8,7 +8,9 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import PIL.Image
 import pytest
 import skimage
 import torch
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from glare import GLARE, GLAREEnhance, weights
+from glare.cli import main
 from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
@@ -191,6 +194,22 @@ class TestChoice:
             enhance(x)
         with torch.no_grad():
             torch.testing.assert_close(enhance(x), GLAREEnhance(pooled, tile=None)(x), rtol=0, atol=1e-4)
+
+    def test_command_line(self, pooled: GLARE, tmp_path: Path) -> None:
+        folder = weights.save(pooled, tmp_path / "weights").parent
+        image = PIL.Image.fromarray((torch.rand(48, 40, 3) * 60).byte().numpy())
+        image.save(tmp_path / "night.png")
+        command = [
+            "enhance",
+            str(tmp_path / "night.png"),
+            str(tmp_path / "day.png"),
+            "--weights",
+            str(folder),
+        ]
+        assert main([*command, "--device", "cpu", "--tile", "32"]) == 0
+        expected = GLAREEnhance(folder, tile=32)(image)
+        assert PIL.Image.open(tmp_path / "day.png").tobytes() == expected.tobytes()
+        assert main([*command, "--tile", "7"]) == 1
 
 
 class Full(Upsample):
