@@ -83,7 +83,11 @@ class Codebook(nn.Module):
 
     def half_features(self, latent: Tensor) -> Tensor:
         """Latent (B,C,H,W), quantised here -> the decoder's features at 1/2 of the image's size (B,C',2H,2W)."""
-        return self.decoder.to_half(self.post_quant_conv(self.quantize(latent)[0]))
+        return self.decoder.to_half(self.codes(latent))
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """Latent (B,C,H,W), quantised here -> what the decoder starts from, of the same shape."""
+        return self.post_quant_conv(self.quantize(latent)[0])  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Latent (B,C,H,W), quantised here -> image (B,3,4H,4W), not clamped, and the features at 1/2 and full."""

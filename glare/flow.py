@@ -371,4 +371,8 @@ class ConditionalEncoder(nn.Module):
     def forward(self, low: Tensor) -> Condition:
         """(B,3,H,W) in [0,1], H and W multiples of 4 -> `Condition`."""
         latent, skips = self.encoder(log_input(low))
-        return Condition(torch.sigmoid(self.feature(latent)), self.mean(latent), skips)
+        return Condition(*self.heads(latent), skips)
+
+    def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's latent (B,C,H/4,W/4) -> the feature and the mean of a `Condition`."""
+        return torch.sigmoid(self.feature(latent)), self.mean(latent)

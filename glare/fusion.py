@@ -8,6 +8,7 @@ where they fit (a deformable convolution).
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,11 @@ class Warp(nn.Module):
             # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
             offset = torch.nan_to_num(offset.to(dtype))
             return self.convolve(code.to(dtype), offset, mask)
+
+    def gain(self, warped: Tensor, target: Tensor) -> Tensor:
+        """What brings ``warped`` to the mean of ``target``, both (B,C,H,W): (B,1,1,1)."""
+        # Per image, not per batch: the result for one image must not depend on its neighbours.
+        return target.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True)
 
     def convolve(self, code: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
         """The deformable convolution: code (B,C,H,W), offsets (B,18·groups,H,W), masks (B,9·groups,H,W)."""
@@ -139,16 +145,15 @@ class Fusion(nn.Module):
         Returns:
             the image (B,3,H,W), not clamped.
         """
-        half = self._fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
-        full = self._fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
+        half = self.fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
+        full = self.fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
         return self.decoder.image(full)
 
-    def _fuse(
-        self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float
-    ) -> Tensor:
+    def fuse(self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
+        """Features of the decoder, of the codebook and of the input at one level, each (B,C,h,w) -> (B,C,h,w)."""
         h: Tensor = self.mix[level](skip, decoded, fidelity)
         if level not in self.warp:
             return h
-        warped: Tensor = self.warp[level](code, h)
-        # Per image, not per batch: the result for one image must not depend on its neighbours.
-        return h + warped * (h.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True))
+        warp = cast(Warp, self.warp[level])
+        warped: Tensor = warp(code, h)
+        return h + warped * warp.gain(warped, h)

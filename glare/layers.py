@@ -58,8 +58,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
-        b, c, height, width = x.shape
-        h = self.norm(x)
+        return x + self.attend(self.norm(x))
+
+    def attend(self, h: Tensor) -> Tensor:
+        """What is added to a map whose norm is ``h`` (B,C,H,W)."""
+        b, c, height, width = h.shape
         context = h
         if self.grid is not None and (height > self.grid or width > self.grid):
             context = F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
@@ -68,7 +71,7 @@ class Attention(nn.Module):
             t.flatten(2).mT.unsqueeze(1).contiguous() for t in (self.q(h), self.k(context), self.v(context))
         )
         out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(out.squeeze(1).mT.reshape(b, c, height, width))  # type: ignore[no-any-return]
+        return self.proj(out.squeeze(1).mT.reshape(b, c, height, width))  # type: ignore[no-any-return]
 
 
 class Downsample(nn.Module):
@@ -157,10 +160,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B,3,H,W), H and W multiples of 4 -> (B,latent,H/4,W/4) and the features at full and 1/2 size."""
-        full = self.level0(self.conv_in(x))
+        full = self.to_full(x)
         half = self.level1(self.down0(full))
+        return self.to_latent(half), (full, half)
+
+    def to_full(self, x: Tensor) -> Tensor:
+        """(B,3,H,W) -> features of that size."""
+        return self.level0(self.conv_in(x))  # type: ignore[no-any-return]
+
+    def to_latent(self, half: Tensor) -> Tensor:
+        """Features at 1/2 size -> latent."""
         h = self.middle(self.level2(self.down1(half)))
-        return self.conv_out(F.silu(self.norm_out(h), inplace=True)), (full, half)
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -182,7 +193,11 @@ class Decoder(nn.Module):
 
     def to_half(self, latent: Tensor) -> Tensor:
         """Latent (B,latent,H,W) -> features at 1/2 of the image's size (B,C,2H,2W), before upsampling."""
-        return self.level1(self.up1(self.level2(self.middle(self.conv_in(latent)))))  # type: ignore[no-any-return]
+        return self.level1(self.up1(self.to_quarter(latent)))  # type: ignore[no-any-return]
+
+    def to_quarter(self, latent: Tensor) -> Tensor:
+        """Latent -> features of its size, 1/4 of the image's."""
+        return self.level2(self.middle(self.conv_in(latent)))  # type: ignore[no-any-return]
 
     def to_full(self, half: Tensor) -> Tensor:
         """Features at 1/2 size -> features at the image's size."""

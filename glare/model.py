@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,14 +56,23 @@ class GLARE(nn.Module):
                 result.add_module("flow", FrozenFlow(result.flow))
             return result.to(memory_format=torch.channels_last).eval()
 
+    @staticmethod
+    def pad(low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(B,3,H,W) -> the same with sides that are multiples of 4, and what cuts a result to (...,H,W)."""
+        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
+        return pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
         """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
         # Convolutions of few channels spend half their time on changing the order of any other format.
         condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
-        latent, _ = self.flow.inverse(condition.mean, condition.feature)
-        if self.config.latent_limit is not None:
-            latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
-        return latent, condition
+        return self.invert(condition.feature, condition.mean), condition
+
+    def invert(self, feature: Tensor, mean: Tensor) -> Tensor:
+        """The latent (B,C,H/4,W/4) to which the flow, under the feature (B,F,H/4,W/4), carries the mean."""
+        latent: Tensor = self.flow.inverse(mean, feature)[0]
+        limit = self.config.latent_limit
+        return latent if limit is None else latent.clamp(-limit, limit)
 
     def code_features(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
         """The codebook decoder's features of a latent (B,C,H/4,W/4), at 1/2 and, where a warp wants them, full size."""
@@ -89,7 +99,6 @@ class GLARE(nn.Module):
             raise ValueError(f"Expected argument `low` to be floating point in [0,1] but got {low.dtype}.")
         if not 0.0 <= fidelity <= 2.0:
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
-        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
-        padded, crop = pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+        padded, crop = self.pad(low)
         latent, condition = self.restore_latent(padded)
         return crop(self.fusion(latent, self.code_features(latent), condition.skips, fidelity))

@@ -16,9 +16,10 @@ from torchvision.transforms.v2.functional import is_pure_tensor
 from glare import weights as glare_weights
 from glare.image import as_batch, from_float, to_float
 from glare.model import GLARE
+from glare.tiling import Tiling
 
-#: Pixels that go through the network at once where no gradient is asked for: a clip of hundreds of frames
-#: would not fit into memory, and no image depends on its neighbours.
+#: Pixels of several images that go through the network at once where no gradient is asked for: a clip of hundreds
+#: of frames would not fit into memory, and no image depends on its neighbours.
 _PIXELS_AT_ONCE = 2**20
 
 
@@ -52,7 +53,7 @@ class GLAREEnhance(v2.Transform):
     image is enhanced and the others pass.
 
     Float tensors are enhanced differentiably: the gradient reaches the input, and with ``trainable`` the
-    parameters. The whole image is enhanced at once, so memory grows with its size.
+    parameters. The whole image is then enhanced at once, so memory grows with its size.
 
     Frozen weights are read at the first image, stay out of ``state_dict()`` and are not pickled: a
     ``DataLoader`` worker reads its own. ``train()`` does not change the enhancement.
@@ -65,13 +66,19 @@ class GLAREEnhance(v2.Transform):
         device: where to compute; ``None`` for the input's own device (with ``trainable``, the parameters').
             ``v2.Compose`` is no module: calling its ``.to()`` could not reach a transform, this does.
         dtype: ``None`` computes in float32, also inside an outer autocast; ``torch.bfloat16`` in autocast.
-        tile: ``"auto"`` and ``None`` are the same: the whole image at once.
+        tile: how images are computed where no gradient is asked for. ``None``: whole. A number T, at least 32: no
+            more than T·T pixels at once, larger images in tiles of about T pixels a side. The result is the same,
+            to rounding, for about half as much time again; full attention (`GLAREConfig.attention_grid`) alone
+            stays within a tile. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the
+            CPU, a quarter of the available memory and 3 GiB; otherwise in tiles of 512. Where a GPU's memory
+            is exceeded all the same, both go on with smaller tiles, with one warning, and keep to them.
         trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once.
 
     Raises:
         TypeError: if an argument or the input has the wrong type, the input's dtype included.
         ValueError: if an argument is out of range, or the input has a mode or a shape other than the above,
-            lies outside [0,1] by more than 0.1, is empty or holds NaN; or if there is no image in it.
+            lies outside [0,1] by more than 0.1, is empty or holds NaN; or if there is no image in it; or if a
+            gradient is asked for and ``tile`` is a number that has the image cut.
         FileNotFoundError: if there are no such weights.
 
     Source: Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook
@@ -92,7 +99,7 @@ class GLAREEnhance(v2.Transform):
         fidelity: float = 1.0,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        tile: Literal["auto"] | None = "auto",
+        tile: Literal["auto"] | int | None = "auto",
         trainable: bool = False,
     ) -> None:
         super().__init__()
@@ -107,8 +114,6 @@ class GLAREEnhance(v2.Transform):
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise ValueError(f"Expected argument `dtype` to be None, float32 or bfloat16 but got {dtype}.")
-        if tile not in ("auto", None):
-            raise ValueError(f"Expected argument `tile` to be 'auto' or None but got {tile!r}.")
         if not isinstance(trainable, bool):
             raise TypeError(f"Expected argument `trainable` to be a bool but got {type(trainable).__name__}.")
         try:
@@ -122,6 +127,7 @@ class GLAREEnhance(v2.Transform):
         self.dtype = dtype
         self.tile = tile
         self.trainable = trainable
+        self._tiling = Tiling(tile)
 
         # A list hides the frozen model from nn.Module: what is read at the first image is no state of it.
         self._frozen: list[GLARE] = []
@@ -180,9 +186,15 @@ class GLAREEnhance(v2.Transform):
             torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
-            at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[2] * pixels.shape[3]))
-            parts = torch.split(pixels, len(pixels) if torch.is_grad_enabled() else at_once)
-            enhanced = [model(to_float(part.to(device)), fidelity=self.fidelity) for part in parts]
+            if torch.is_grad_enabled():
+                self._tiling.check_whole(pixels)
+                enhanced = [model(to_float(pixels.to(device)), fidelity=self.fidelity)]
+            else:
+                at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[2] * pixels.shape[3]))
+                enhanced = [
+                    self._tiling.enhance(model, to_float(part.to(device)), self.fidelity)
+                    for part in torch.split(pixels, at_once)
+                ]
             return torch.cat([from_float(part.float(), pixels.dtype).to(pixels.device) for part in enhanced])
 
     def train(self, mode: bool = True) -> GLAREEnhance:

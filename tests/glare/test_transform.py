@@ -318,7 +318,7 @@ def test_bad_input_says_what_came(
         ({"fidelity": -1.0}, ValueError, r"`fidelity` to be in \[0, 2\] but got -1.0"),
         ({"fidelity": float("nan")}, ValueError, "nan"),
         ({"dtype": torch.float16}, ValueError, "`dtype`.*float16"),
-        ({"tile": 256}, ValueError, "`tile`.*256"),
+        ({"tile": 16}, ValueError, "`tile`.*16"),
         ({"device": "abacus"}, ValueError, "`device`.*abacus"),
         ({"trainable": 1}, TypeError, "`trainable`.*int"),
     ],
