@@ -58,7 +58,7 @@ from glare.config import PRESETS
 from glare.data.pairs import list_pairs, read
 from glare.flow import FrozenFlow
 from glare.fusion import STRIP_ELEMENTS
-from glare.image import pad
+from glare.image import pad, to_float
 from glare.layers import Attention, Upsample
 from glare.metrics import psnr
 
@@ -650,7 +650,7 @@ def profiles(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any])
 def fidelity(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     """How far a call in bf16 is from one in float32: the latent, the codes and, with trained weights, the image."""
     if args.val:
-        lows = [read(low)[None] for low, _ in list_pairs(args.val)]
+        lows = [to_float(read(low))[None] for low, _ in list_pairs(args.val)]
         source = "the low images of --val"
     else:
         night = darken(sample_set(), "dark")
