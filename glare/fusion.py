@@ -54,8 +54,9 @@ class Warp(nn.Module):
 
     def forward(self, code: Tensor, target: Tensor) -> Tensor:
         """Warp ``code`` (B,C,H,W) to ``target`` (B,C,H,W) -> (B,C,H,W)."""
-        raw = self.offsets(self.guide(torch.cat((code, target), 1)))
-        offset, mask = raw.split((self.groups * 18, self.groups * 9), 1)
+        offset, mask = self.offsets(self.guide(torch.cat((code, target), 1))).split(
+            (self.groups * 18, self.groups * 9), 1
+        )
         code = self.reduce(code)
         # torchvision has no deformable convolution in bfloat16 on the CPU.
         with torch.autocast(code.device.type, enabled=False):

@@ -36,7 +36,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        h = self.norm2(h)  # lets go of what the first convolution made, before the second needs room
+        h = self.conv2(F.silu(h, inplace=True))
         return h.add_(self.shortcut(x))  # type: ignore[no-any-return]
 
 
