@@ -97,11 +97,12 @@ def write_markdown(
     table: pd.DataFrame, notes: Sequence[str], path: str | Path, more: pd.DataFrame | None = None
 ) -> None:
     """Write a table as Markdown, with the notes under it as a list, and `more` of it under those."""
-    text = _markdown(table) + "\n\n" + "".join(f"- {note}\n" for note in notes)
-    _write(text if more is None else f"{text}\n{_markdown(more)}\n", Path(path))
+    text = markdown(table) + "\n\n" + "".join(f"- {note}\n" for note in notes)
+    _write(text if more is None else f"{text}\n{markdown(more)}\n", Path(path))
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown."""
     columns = list(table.columns)
     lines = [columns, ["---"] * len(columns)]
     lines += [[cell(column, row[column]) for column in columns] for row in table.to_dict("records")]

@@ -271,15 +271,15 @@ def price(enhance: Enhancer | Folder) -> tuple[float, float]:
     parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
     grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_counted()) as counter:
+        with torch.no_grad(), flop_counter() as counter:
             network(grey)
     except Exception:  # a network of somebody else's that does not take this size
         return parameters, float("nan")
     return parameters, counter.get_total_flops() / 1e9
 
 
-def _counted() -> dict[Any, Any]:
-    """What torch's counter does not know of."""
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter of operations, which here also knows of deformable convolutions and attention on a CPU."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
@@ -287,10 +287,11 @@ def _counted() -> dict[Any, Any]:
     def deformable(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return int(conv_flop_count(image, weight, out_shape))
 
-    return {
+    also: dict[Any, Any] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
         torch.ops.torchvision.deform_conv2d: deformable,
     }
+    return FlopCounterMode(display=False, custom_mapping=also)
 
 
 def trained_on_test(

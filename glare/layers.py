@@ -36,7 +36,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        h = self.norm2(h)  # lets go of what the first convolution made, before the second needs room
+        h = self.conv2(F.silu(h, inplace=True))
         return h.add_(self.shortcut(x))  # type: ignore[no-any-return]
 
 
@@ -100,8 +101,8 @@ class Upsample(nn.Module):
         # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
         # pixels: 4/9 of the work, and the enlarged map is never stored. Its gradients are noisier in float32.
         weight = self.conv.weight.flip(2, 3)
-        ones = weight.new_ones(1, 1, 2, 2)
-        kernel = F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).view(*weight.shape[:2], 4, 4)
+        rows = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
+        kernel = F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
         return F.conv_transpose2d(x, kernel.transpose(0, 1), self.conv.bias, stride=2, padding=1)
 
 

@@ -1,0 +1,121 @@
+"""experiments/speed.py, on a network and on images that take no time; never a time itself."""
+
+import csv
+import importlib.util
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from glare import weights
+from glare.image import pad
+from glare.model import GLARE
+from tests.glare.reference import straightforward
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "speed.py"
+
+
+@pytest.fixture
+def speed(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with one small network in the place of both of its models."""
+    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "speed", module)  # where dataclasses look
+    spec.loader.exec_module(module)
+    weights.save(model, tmp_path / "small", dtype=torch.float32)
+    small = str(tmp_path / "small")
+    for name in ("BASE", "TINY"):
+        monkeypatch.setattr(module, name, small)
+    monkeypatch.setattr(module, "VARIANT_SIZES", {small: [(256, 256)]})
+    monkeypatch.setattr(module, "RATIO_SIZE", (256, 256))
+    monkeypatch.setattr(module, "GAIN_SIZES", {small: (32, 24)})
+    monkeypatch.setattr(module, "SCALING_SIZES", [(16, 16), (32, 32)])
+    monkeypatch.setattr(module, "WARM_SIZE", (16, 16))
+    monkeypatch.setattr(module, "FOLDER", (2, (16, 16)))
+    return module
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    for side in ("low", "high"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            image = torch.randint(0, 60, (3, 32, 28), dtype=torch.uint8)
+            write_png(image, str(tmp_path / "pairs" / side / name))
+    return tmp_path / "pairs"
+
+
+def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
+    doc = tmp_path / "doc.md"
+    block = "<!-- speed: {} -->\n{}\n<!-- speed end -->\n"
+    doc.write_text("a\n" + block.format("variants", "old") + "b\n" + block.format("gains", "kept"))
+    only = "--only variants profile fidelity scaling batch --runs 1"
+    speed.main(f"{only} --val {pairs} --out {tmp_path}/out --doc {doc}".split())
+    with (tmp_path / "out" / "speed.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+
+    plain, fast, in_bf16 = (row for row in rows if row["table"] == "variants")
+    assert (plain["form"], fast["form"], in_bf16["dtype"]) == ("straightforward", "optimized", "bf16")
+    for row in (plain, fast, in_bf16):
+        assert all(float(row[column]) > 0 for column in ("ms", "ratio", "GFLOP", "GFLOP/s", "share"))
+    assert float(fast["GFLOP"]) < float(plain["GFLOP"])
+    # The map of all positions against all is held twice by the straightforward form, and never by the other.
+    maps = speed.attention_maps(speed.load(speed.TINY), 256, 256).held / 1e6
+    assert maps == pytest.approx(2 * 4 * 4096**2 / 1e6)
+    if sys.platform == "linux":
+        assert float(plain["MB"]) > maps
+        assert float(fast["MB"]) < maps
+
+    profile = [row for row in rows if row["table"] == "profile"]
+    parts = {row["what"] for row in profile if row["by"] == "part"}
+    assert parts >= {
+        "conditional encoder",
+        "flow inverse",
+        "code search",
+        "code features",
+        "second decoder",
+        "warp",
+    }
+    for by in ("part", "kind"):
+        assert sum(float(row["% of time"]) for row in profile if row["by"] == by) == pytest.approx(100)
+
+    for row in (row for row in rows if row["table"] == "fidelity"):
+        assert float(row["images"]) == 2
+        assert 0 <= float(row["equal codes"]) <= 1
+        assert 0 < float(row["latent's relative error"]) < 0.5
+        assert 0 < float(row["PSNR, lowest"]) <= float(row["PSNR, mean"])
+    assert [float(row["megapixels"]) for row in rows if row["table"] == "scaling"] == [0.000256, 0.001024]
+    assert math.isfinite(float(next(row for row in rows if row["table"] == "batch")["overhead %"]))
+
+    found = json.loads((tmp_path / "out" / "speed.json").read_text())
+    assert found["machine"]["float32_gflops"] > 0
+    assert {row["hit or miss"] for row in found["targets"]} <= {"hit", "miss"}
+    assert str(tmp_path) not in found["command"]
+    assert "<svg" in (tmp_path / "scaling.svg").read_text()
+    assert "straightforward" in doc.read_text()
+    assert "old" not in doc.read_text()
+    assert re.search(r"gains -->\nkept\n<!--", doc.read_text())  # no part of this run
+
+
+def test_every_measure_can_be_taken_back(speed: ModuleType, model: GLARE) -> None:
+    """Each form gives the same image, by modules of which some compute in another way."""
+    low = torch.rand(1, 3, 40, 36) * 0.3
+    with torch.no_grad():
+        expected = straightforward(model)(pad(low, 4)[0])
+    classes = {type(module) for module in model.optimize().modules()}
+    for name, (build, saved) in speed.GAINS.items():
+        form = build(model)
+        with torch.no_grad():
+            torch.testing.assert_close(form(low), expected, rtol=0, atol=1e-4)
+        assert {type(module) for module in form.modules()} - classes, name
+        bytes_saved = saved(model, 40, 36)
+        assert bytes_saved.moved >= 0
+        assert bytes_saved.held >= 0
