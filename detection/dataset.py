@@ -172,12 +172,14 @@ class Dataset:
         classes: the names that the labels number.
         note: what a reader of a result on this set has to know.
         faults: what could not be read or had to be mended, one line each.
+        left_out: how many images are missing from `samples` for that.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...] = EXDARK_CLASSES
     note: str = ""
     faults: tuple[str, ...] = ()
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -214,7 +216,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
         for sample in dataset.samples
         for level in levels
     ]
-    return replace(dataset, samples=tuple(samples))
+    return replace(dataset, samples=tuple(samples), left_out=dataset.left_out * len(levels))
 
 
 def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:

@@ -162,7 +162,8 @@ class Results:
             ``dmAP50``, ``dmAP50_low``, ``dmAP50_high``, the difference from ``raw`` with its 95 % interval, and
             ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``; ``dmAP50-95`` and its
             interval; then the rest of `Matches.scores`.
-            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images.
+            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images,
+            of which the reader of the set left out some.
         """
         rows = [
             row
@@ -184,7 +185,7 @@ class Results:
         table.attrs = {
             "faults": list(self.faults),
             "used": len(self.samples),
-            "of": len(self.dataset.samples),
+            "of": len(self.dataset) + self.dataset.left_out,
         }
         return table
 

@@ -45,7 +45,8 @@ def read_yolo(
 
     Returns:
         The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
-        are label files without an image.
+        are label files without an image, and boxes that had to be cut to the image, or dropped with nothing of
+        them inside (those images stay).
 
     Raises:
         FileNotFoundError: if there are no images, or no folder of labels.
@@ -72,7 +73,7 @@ def read_yolo(
             faults.append(f"{relative.as_posix()}: {error}")
             continue
         kept = [(int(to_label[number]), box) for number, box in marks if to_label[number] >= 0]
-        samples.append(
+        sample, mended = inside_image(
             file_sample(
                 relative.as_posix(),
                 file,
@@ -81,9 +82,14 @@ def read_yolo(
                     for _, (cx, cy, w, h) in kept
                 ],
                 [label for label, _ in kept],
-            )
+            ),
+            width,
+            height,
         )
-    return Dataset(tuple(samples), tuple(classes), faults=tuple(faults))
+        samples.append(sample)
+        faults += mended
+    left_out = len(files) - len(samples)
+    return Dataset(tuple(samples), tuple(classes), faults=tuple(faults), left_out=left_out)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -107,7 +113,7 @@ def _without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[st
 def _names_in_yaml(file: Path) -> list[str] | None:
     if not file.is_file():
         return None
-    names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
+    names = (yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}).get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
             raise ValueError(
@@ -121,7 +127,7 @@ def _names_in_yaml(file: Path) -> list[str] | None:
 
 def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
     marks = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    for line in file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []:
         fields = line.split()
         if not fields:
             continue
@@ -163,14 +169,15 @@ def read_dark_face(root: str | Path) -> Dataset:
         sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *size)
         samples.append(replace(sample, light="night"))
         faults += cut
-    return Dataset(tuple(samples), ("face",), faults=tuple(faults))
+    left_out = len(files) - len(samples)
+    return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out)
 
 
 def _faces(file: Path) -> list[list[float]]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file.parent.name}/{file.name}")
     count, *lines = [
-        line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+        line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
     ] or [[]]
     if [str(len(lines))] != count or any(len(line) != 4 for line in lines):
         raise ValueError(
@@ -233,7 +240,8 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
     with whole_file(folder / "data.yaml") as beside:
         beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     written = read_yolo(folder, classes=classes)
-    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])))
+    left_out = sum(len(part) + part.left_out for part in parts.values()) - len(written)
+    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])), left_out=left_out)
 
 
 def _stems(dataset: Dataset) -> list[Path]:

@@ -130,7 +130,7 @@ def formats(table: pd.DataFrame) -> dict[str, object]:
 
 def notes_on(found: Restoration, args: argparse.Namespace) -> list[str]:
     """What a reader has to know to judge the table."""
-    of = f"Used {len(found.samples)} of {len(found.dataset)} images"
+    of = f"Used {len(found.samples)} of {len(found.dataset) + found.dataset.left_out} images"
     notes = [
         f"{of}: {found.dataset.note}." if found.dataset.note else f"{of}.",
         f"Faults: {len(found.faults)}. What is wrong anywhere is listed below and counts in no row."

@@ -163,7 +163,7 @@ def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
         testing = read_dataset(args.data, split=test_split)
     else:
         samples = sorted(training.samples, key=lambda sample: sample.name)
-        testing = replace(training, samples=tuple(samples[4::5]), faults=())
+        testing = replace(training, samples=tuple(samples[4::5]), faults=(), left_out=0)
         training = replace(training, samples=tuple(s for i, s in enumerate(samples) if i % 5 != 4))
     if not training.samples or not testing.samples:
         raise ValueError(

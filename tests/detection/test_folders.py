@@ -71,11 +71,22 @@ class TestYOLO:
             "val/short.png",
             "val/words.png",
         ]
+        assert data.left_out == 4
 
     def test_no_number_is_no_box(self, yolo: Path) -> None:
         (yolo / "labels/val/a.txt").write_text("0 0.5 nan 0.5 0.2\n", encoding="utf-8")
         (fault,) = read_yolo(yolo).faults
         assert fault.startswith("val/a.png: expected finite numbers")
+
+    def test_boxes_beyond_the_image(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.9 0.5 0.4 0.2\n0 2 2 0.1 0.1\n0 0.5 0.5 -0.1 0.1\n")
+        data = read_yolo(yolo)
+        np.testing.assert_allclose(data.samples[0].boxes, [[140, 40, 200, 60]])
+        assert data.samples[0].labels.shape == data.samples[0].crowd.shape == (1,)
+        assert data.faults == (
+            "val/a.png: cut 1 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 2 of 3 boxes, as the image measures 200×100 pixels",
+        )
 
     def test_errors(self, tmp_path: Path, yolo: Path) -> None:
         with pytest.raises(FileNotFoundError, match="images"):
@@ -216,6 +227,7 @@ class TestWriting:
             "Dog/c.png",
             "Dog/c.png",
         ]
+        assert again.left_out == 1
         assert not list((tmp_path / "yolo").rglob(".*"))
 
     def test_rounding_is_no_fault(self, data: Dataset, tmp_path: Path) -> None:
