@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,6 +147,15 @@ def relative_name(name: str) -> Path:
             f"Expected argument `dataset` to have names of files below a folder but got {name!r}."
         )
     return Path(name)
+
+
+def stems(names: Sequence[str]) -> list[str]:
+    """Return the names of images without their endings, but with them where they alone tell two images apart."""
+    short = [
+        name[: -len(end)] if (end := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names
+    ]
+    count = Counter(map(str.casefold, short))
+    return [name if count[stem.casefold()] > 1 else stem for name, stem in zip(names, short, strict=True)]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
 from detection.enhancers import Enhancer, Folder
-from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim
+from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim, working
 from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
@@ -45,7 +45,8 @@ def evaluate(
     """Run the detector on every image behind every enhancer, and score it: `collect`, then `Results.table`.
 
     Each image is loaded once for all enhancers, so their rows share its pixels and its noise. An image at which
-    loading, an enhancer, a detector or a measure fails is listed as a fault and counts in no row.
+    loading, an enhancer, a detector or a measure fails is listed as a fault and counts in no row. An enhancer that
+    fails on all that it is tried on at the start is listed and left out.
 
     Where `torch.distributed` is running, as under ``accelerate launch``, every process works on a share of the
     photographs and all of them return the same table.
@@ -112,7 +113,7 @@ class Results:
     Attributes:
         dataset: the set.
         detectors: their names.
-        enhancers: their names.
+        enhancers: the names of those that work.
         records: one for each image without a fault, enhancer and detector, in this order.
         faults: the set's own and those of this run, one line each.
     """
@@ -160,10 +161,11 @@ class Results:
             without a reference; ``ms`` and ``detector_ms``, the mean time per image of enhancer and detector, and
             ``MB`` and ``detector_MB``, the highest memory meanwhile (see `measured`); ``images`` and ``boxes``;
             ``dmAP50``, ``dmAP50_low``, ``dmAP50_high``, the difference from ``raw`` with its 95 % interval, and
-            ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``; ``dmAP50-95`` and its
-            interval; then the rest of `Matches.scores`.
-            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images,
-            of which the reader of the set left out some.
+            ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``, and without an interval
+            ``too few images``, see `detection.scores.ENOUGH_PHOTOGRAPHS`; ``dmAP50-95`` and its interval;
+            then the rest of `Matches.scores`.
+            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images, those that
+            the reader of the set left out among them.
         """
         rows = [
             row
@@ -325,10 +327,11 @@ def collect(
         ValueError: if a detector knows no class of the set, or there is no image without a fault.
     """
     detectors = detector if isinstance(detector, Mapping) else {"": detector}
+    rank, processes = _process()
+    enhancers, failing = working(enhancers, dataset, progress and rank == 0)
     run = _Run(dataset, detectors, enhancers, cache, lpips)
     records: list[Record] = []
     faults: list[tuple[int, str]] = []
-    rank, processes = _process()
     share = _share(dataset, rank, processes)
     bar = tqdm(share, desc="evaluate", unit="image", disable=not progress or rank > 0)
     for number, loading in zip(bar, ahead(dataset, share), strict=True):
@@ -351,7 +354,7 @@ def collect(
         records = sorted((record for part, _ in parts for record in part), key=lambda record: record.sample)
         faults = sorted(fault for _, part in parts for fault in part)
     # A photograph is read once per light.
-    told = tuple(dict.fromkeys([*dataset.faults, *(text for _, text in faults)]))
+    told = tuple(dict.fromkeys([*dataset.faults, *failing, *(text for _, text in faults)]))
     if not records:
         raise ValueError(
             "Expected at least one readable image and one enhancer but got none. " + "; ".join(told)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from detection.cache import Cache, Cost
 from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
-from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim
+from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim, working
 from detection.testsets import is_jpeg
 from glare import GLARE, GLAREEnhance, metrics, weights
 from glare.data.overlap import Overlap, find_overlaps
@@ -150,7 +150,7 @@ def restore(
 
     Where there is a reference: PSNR, SSIM and LPIPS against it; where there is none: NIQE. An image at which loading,
     an enhancer or a measure fails is listed as a fault and counts in no row, so all rows of a set are of the same
-    images.
+    images. An enhancer that fails on all it is tried on at the start is listed and left out.
 
     Args:
         dataset: see `detection.testsets.read_test_sets` and `detection.darken`.
@@ -167,10 +167,11 @@ def restore(
     """
     if gt_mean and "gamma" not in enhancers:
         enhancers = {**enhancers, "gamma": enhancer("gamma")}
+    enhancers, failing = working(enhancers, dataset, progress)
     enhancing = Enhancing(cache)
     niqe = NIQE()
     records: list[Record] = []
-    faults = list(dataset.faults)
+    faults = [*dataset.faults, *failing]
     numbers = range(len(dataset))
     bar = tqdm(numbers, desc="enhance", unit="image", disable=None if progress else True)
     for number, loading in zip(bar, ahead(dataset, numbers), strict=True):

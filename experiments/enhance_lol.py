@@ -25,7 +25,7 @@ import torch
 from detection import darken, sample_set
 from detection.cache import Cache
 from detection.dataset import whole_file
-from detection.enhancers import NAMES, enhancer
+from detection.enhancers import NAMES, check_device, enhancer
 from detection.figures import bars
 from detection.html import Comparison, Figure, Notes, Section, Table, jpeg, write_html
 from detection.report import cell, write_csv, write_json, write_latex, write_markdown
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_test_sets(*args.data) if args.data else darken(sample_set(), *LEVELS)
     for fault in data.faults:
         print(f"Fault: {fault}", flush=True)
+    check_device(args.device)
     enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     lpips = LPIPS(None if args.lpips == DOWNLOAD else args.lpips).to(args.device) if args.lpips else None
     args.out.mkdir(parents=True, exist_ok=True)

@@ -82,9 +82,9 @@ def test_two_photographs(
     text = (out / "results.md").read_text()
     assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | against raw | mAP50-95 | VOC_AP50 |")
     assert "| light | enhancer | AR | AP_small | AP_medium | AP_large | AP50 Bicycle |" in text
-    assert re.search(
-        r"\| mild \| gamma \| [01]\.\d{4} \| [+-]0\.\d{3} \[.*\] (within noise|better|worse) \|", text
-    )
+    assert re.search(r"\| mild \| gamma \| [01]\.\d{4} \| [+-]0\.\d{3} too few images \|", text)
+    assert "too few images that there are less than 10 photographs" in text
+    assert "Of the 3 rows that are compared" in text
     assert "2 images with 3 boxes" in text
     assert "Used 4 of 6 images" in text
     assert "Fault: broken.png" in text
@@ -136,6 +136,7 @@ def test_dark_photographs_as_they_are(main: Callable[[list[str]], None], two: Pa
     (row,) = read(tmp_path / "results.csv")
     assert row["light"] == "as stored"
     assert row["PSNR"] == row["SSIM"] == ""
+    assert "Against raw" not in (tmp_path / "results.md").read_text()  # there is nothing else
 
 
 def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_path: Path) -> None:
@@ -200,6 +201,10 @@ class Halves:
             boxes = np.array([[0, 0, width, height], [width * image.mean() / 255, 0, width, height]])
             found.append(Detections(boxes, np.array([0.4, 0.6]), np.array([len(image) % 3, 0])))
         return found
+
+class Broken(Halves):
+    def __call__(self, images):
+        raise RuntimeError("no luck")
 """
 
 
@@ -262,7 +267,9 @@ def test_faults_and_several_detectors(
         (f"{module}:Halves", "1"),
     ]
     printed = capsys.readouterr().out
-    assert f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: no coffee" in printed
+    assert (
+        f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: RuntimeError: no coffee" in printed
+    )
     assert "Used 1 of 3 images" in printed
     assert f"By day, before darkening: {module}:Halves: mAP50" in printed
     assert (ours / "out" / "by_light-ours_for_detect_exdark_Halves.png").is_file()
@@ -273,7 +280,7 @@ def test_faults_and_several_detectors(
     [
         ("--data {two}/missing", "neither"),
         ("--data {two}/annotations.json --images {two}/nowhere", "`images` to be a folder"),
-        ("--data {two}/annotations.json --split val", "`split` with ExDark alone"),
+        ("--data {two}/annotations.json --split val", "`split` with ExDark or YOLO's layout alone"),
         ("--enhancers raw,magic", "'magic'"),
         ("--enhancers no_such_module:enhance", "no_such_module"),
         ("--enhancers raw,onnx:{two}/gone.onnx", r"gone\.onnx"),
@@ -281,14 +288,33 @@ def test_faults_and_several_detectors(
         ("--detector no_such_module:Detector", "no_such_module"),
         ("--lpips {two}/gone.pth", r"gone\.pth"),
         ("--levels dusk", "mild, dark, extreme but got 'dusk'"),
-        ("--detector {two}/missing.pt --enhancers raw", r"missing\.pt"),
+        ("--detector {two}/missing.pt --enhancers raw", r"a checkpoint at .*missing\.pt but there is none"),
+        ("--detector nosuch.pt --enhancers raw", r"a checkpoint at nosuch\.pt but there is none"),
+        ("--detector {two}/broken.pt --enhancers raw", r"a detector at .*broken\.pt but got stuck"),
+        ("--detector {two}/broken.png --enhancers raw", r"a detector at .*broken\.png but got stuck"),
+        (
+            "--detector fasterrcnn_mobilenet_v3_large_fpn={two}/broken.pt",
+            r"weights of fasterrcnn.* got stuck",
+        ),
+        ("--enhancers raw,glare={two}/broken.safetensors", r"weights of GLARE at .* got stuck"),
+        ("--device nowhere", "`device` to be one that torch has but got 'nowhere'"),
     ],
 )
 def test_mistakes_are_named(
     main: Callable[[list[str]], None], two: Path, tmp_path: Path, arguments: str, message: str
 ) -> None:
+    for name in ("broken.pt", "broken.safetensors"):
+        shutil.copy(two / "broken.png", two / name)
     with pytest.raises(SystemExit, match=message):
-        main([*arguments.format(two=two).split(), "--device", "cpu", "--out", str(tmp_path / "out")])
+        main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments.format(two=two).split()])
+
+
+def test_a_detector_that_fails_is_told_at_the_start(
+    main: Callable[[list[str]], None], ours: Path, two: Path
+) -> None:
+    detector = "--detector ours_for_detect_exdark:Broken"
+    with pytest.raises(SystemExit, match="detector `ours_for_detect_exdark:Broken`: RuntimeError: no luck"):
+        main(f"--data {two} --enhancers raw --device cpu --out out {detector}".split())
 
 
 def test_nothing_readable(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:
