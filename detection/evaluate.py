@@ -334,13 +334,13 @@ def collect(
     faults: list[tuple[int, str]] = []
     share = _share(dataset, rank, processes)
     bar = tqdm(share, desc="evaluate", unit="image", disable=not progress or rank > 0)
-    for number, loading in zip(bar, ahead(dataset, share), strict=True):
+    for number, (loading, load_next) in zip(bar, ahead(dataset, share), strict=True):
         sample = dataset.samples[number]
         try:
             with blame(sample.name):
                 image, reference = loading()
             with blame(f"{sample.name} ({sample.light})"):
-                made, seen = run.look(number, image, reference)
+                made, seen = run.look(number, image, reference, load_next)
         except FaultError as fault:
             faults.append((number, str(fault)))
             bar.set_postfix(faults=len(faults))
@@ -384,24 +384,27 @@ class _Run:
                 )
 
     def look(
-        self, number: int, image: Pixels, reference: Pixels | None
+        self, number: int, image: Pixels, reference: Pixels | None, timed: Callable[[], None]
     ) -> tuple[list[Record], dict[str, tuple[Pixels, Detections]]]:
-        """All records of one image, and what `OnImage` is told."""
-        records: list[Record] = []
+        """All records of one image, and what `OnImage` is told; `timed` is called when nothing more is timed."""
+        made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
-        pixels = fingerprint(str(image.shape), image.tobytes())
         for name, enhance in self.enhancers.items():
             with blame(f"enhancer `{name}`"):
                 enhanced, enhancing, file = self.enhance(name, enhance, image, self.dataset.samples[number])
-            quality = (float("nan"),) * 3 if reference is None else self.quality(enhanced, reference)
             for title, detector in self.detectors.items():
                 with blame(f"detector `{title}`" if title else "detector"):
                     found, detecting = self.detect(detector, enhanced)
                     found = found.relabel(self.mappings[title])
-                records.append(
-                    Record(number, name, title, found, enhancing, detecting, *quality, pixels, file)
-                )
+                made.append((name, title, found, enhancing, detecting, file))
                 seen.setdefault(name, (enhanced, found))
+        timed()
+        pixels = fingerprint(str(image.shape), image.tobytes())
+        quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
+        records = [
+            Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
+            for name, title, found, enhancing, detecting, file in made
+        ]
         return records, seen
 
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
@@ -415,8 +418,10 @@ class _Run:
             return make()
         return self.cache.detections(image, identity, make)
 
-    def quality(self, enhanced: Pixels, reference: Pixels) -> tuple[float, float, float]:
+    def quality(self, enhanced: Pixels, reference: Pixels | None) -> tuple[float, float, float]:
         """PSNR, SSIM and LPIPS."""
+        if reference is None:
+            return (float("nan"),) * 3
         perceived = float("nan")
         if self.lpips is not None:
             with blame("LPIPS"):

@@ -116,14 +116,15 @@ def _described(root: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _image_folders(base: Path, named: object) -> list[Path]:
-    found = []
+    found: list[Path] = []
     for name in named if isinstance(named, list) else [named]:
         # Roboflow's paths start one folder too high; and some name the folder above that of the images.
         tried = [base / part for part in (str(name), str(name).removeprefix("../"))]
-        found += [folder for above in tried for folder in (above / "images", above) if folder.is_dir()][
-            :1
-        ] or [None]
-    return [] if None in found else found
+        there = [place for above in tried for place in (above / "images", above) if place.is_dir()]
+        if not there:
+            return []
+        found.append(there[0])
+    return found
 
 
 def _read_yolo(
@@ -135,10 +136,9 @@ def _read_yolo(
     samples: list[Sample] = []
     faults: list[str] = []
     for images in folders:
-        labels = _labels(images)
+        own, labels = _image_files(images), _labels(images)
         if not labels.is_dir():  # every image would be one without objects
             raise FileNotFoundError(f"Expected the labels of {images} in {labels} but there is none.")
-        own = _image_files(images)
         faults += _without_image(labels, images, own)
         files += own
     for file in files:

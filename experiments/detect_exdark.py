@@ -45,7 +45,7 @@ from detection.enhancers import NAMES, Enhancer, Folder, check_device, enhancer,
 from detection.evaluate import Results, collect
 from detection.extremes import comparisons
 from detection.figures import Chart, bars, curves
-from detection.html import Figure, Notes, Section, Table, write_html
+from detection.html import Figure, Notes, Section, Table, made_with_section, write_html
 from detection.measured import FaultError, blame
 from detection.provenance import command, portable, versions, without_folders
 from detection.report import (
@@ -190,6 +190,9 @@ def write(
     write_latex(short, notes, out / "results.tex")
     write_json(table, {**made_with, "notes": notes}, out / "results.json")
     figures = []
+    for old in out.iterdir():  # of an earlier run, whose detectors may have been others
+        if re.fullmatch(r"(by_light|precision_recall)(-.+)?\.(png|pdf)", old.name):
+            old.unlink()
     for stem, caption, chart in charts(results, table):
         for kind in ("png", "pdf"):
             chart.save(out / f"{stem}.{kind}")
@@ -210,13 +213,7 @@ def write(
             *([Section("The best and the worst images", [Notes([best_and_worst])])] if pairs else []),
             *(Section(name, pictures) for name, pictures in pairs.items()),
             Section("By size and class", [Table("Average recall and precision", long)]),
-            Section(
-                "Made with",
-                [
-                    Notes([made_with["command"], f"data {made_with['data']['sha256']}"]),
-                    Notes([f"{package} {version}" for package, version in made_with["versions"].items()]),
-                ],
-            ),
+            made_with_section(made_with),
         ],
     )
 

@@ -159,10 +159,10 @@ class TestEvaluate:
         bad = Sample("bad", broken, good[0].boxes, good[0].labels, good[0].crowd)
         data = Dataset((bad, *good, bad), faults=("gone.png: missing",))
         table = evaluate(data, Bright(), {"raw": lambda image: image})
-        assert table.attrs["faults"] == ["gone.png: missing", "bad: truncated"]
+        assert table.attrs["faults"] == ["gone.png: missing", "bad: OSError: truncated"]
         assert table["images"].tolist() == [1, 1, 2]
         assert (table.attrs["used"], table.attrs["of"]) == (2, 4)
-        with pytest.raises(ValueError, match=r"at least one readable image.*bad: truncated"):
+        with pytest.raises(ValueError, match=r"at least one readable image.*bad: OSError: truncated"):
             evaluate(Dataset((bad,)), Bright(), {"raw": lambda image: image})
 
     def test_detector_that_knows_no_class_of_the_set(self) -> None:
@@ -502,6 +502,25 @@ class TestPrice:
         assert table["ms"]["raw"] == 0
         assert 50 <= table["ms"]["slow"] < 90
         assert (table["detector_ms"] >= 20).all()
+
+    def test_nothing_is_loaded_while_a_call_is_timed(self) -> None:
+        timed: list[bool] = [False]
+        disturbed: list[bool] = []
+
+        def slow(image: Pixels) -> Pixels:
+            timed[0] = True
+            sleep(0.02)
+            timed[0] = False
+            return image
+
+        def load(sample: Sample) -> Pixels:
+            disturbed.append(timed[0])
+            return sample.load()
+
+        data = squares(count=4)
+        watched = [replace(sample, load=partial(load, sample)) for sample in data.samples]
+        evaluate(replace(data, samples=tuple(watched)), Bright(), {"raw": raw, "slow": slow})
+        assert disturbed == [False] * 4
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:

@@ -94,6 +94,7 @@ class TestYOLO:
         (yolo / "data.yaml").write_text("nc: 3", encoding="utf-8")
         with pytest.raises(ValueError, match="list `names`"):
             read_yolo(yolo)
+        (yolo / "data.yaml").unlink()
         (yolo / "labels").rename(yolo / "label")
         with pytest.raises(FileNotFoundError, match="Expected the labels"):
             read_yolo(yolo)

@@ -223,6 +223,29 @@ class TestWithoutReference:
         )
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_perfect_results(night: Dataset) -> None:
+    perfect = replace(
+        night, samples=tuple(replace(s, load=s.reference) for s in night.samples if s.reference)
+    )
+    table = restore(perfect, {"raw": raw}).table()
+    assert np.isposinf(table["PSNR"]).all()
+    assert np.isnan(table["PSNR_low"]).all()
+    assert (table["SSIM"] == 1).all()
+    assert overview(table)["PSNR"].tolist() == ["inf"] * 3
+
+
+def test_fingerprint_of_the_images(night: Dataset) -> None:
+    def of(first: Sample) -> str:
+        return restore(replace(night, samples=(first, *night.samples[1:])), {"raw": raw}).fingerprint
+
+    first = night.samples[0]
+    black = np.zeros((200, 240, 3), np.uint8)
+    others = (first, replace(first, load=lambda: black), replace(first, reference=lambda: black))
+    assert len({of(sample) for sample in others}) == 3
+    assert of(first) == of(first)
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("side", "message"),

@@ -283,9 +283,9 @@ class TestBootstrap:
         assert one.verdict == "within noise"
 
     def test_lights_of_a_photograph_are_drawn_together(self) -> None:
-        hits = [True] * 4 + [True, False] * 8
-        apart = self.difference(hits, list(range(20)), resamples=500)
-        together = self.difference(hits, [i // 4 for i in range(20)], resamples=500)
+        hits = ([True] * 4 + [True, False] * 8) * 2
+        apart = self.difference(hits, list(range(40)), resamples=500)
+        together = self.difference(hits, [i // 4 for i in range(40)], resamples=500)
         assert apart.value == together.value
         assert apart.high - apart.low < together.high - together.low
 
