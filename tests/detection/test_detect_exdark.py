@@ -130,6 +130,23 @@ def test_two_photographs(
         assert picture.height > 2 * 260  # two lights of a 600×400 photograph
 
 
+def test_names_are_kept_apart_and_old_charts_go(
+    main: Callable[[list[str]], None], ours: Path, two: Path
+) -> None:
+    content = json.loads((two / "annotations.json").read_text())
+    content["images"].append({"id": 10, "file_name": "chelsea.jpg"})
+    (two / "annotations.json").write_text(json.dumps(content))
+    Image.open(two / "chelsea.png").save(two / "chelsea.jpg")
+    out = ours / "out"
+    out.mkdir()
+    for name in ("by_light-gone.png", "precision_recall-gone.pdf", "by_light-mine.txt", "mine.png"):
+        (out / name).write_text("")
+    main(f"--data {two} --levels none --enhancers raw {ours_in} --out out".split())
+    files = {file.name for file in out.iterdir()}
+    assert files >= {"chelsea.jpg.jpg", "chelsea.png.jpg", "coffee.jpg", "by_light-mine.txt", "mine.png"}
+    assert not files & {"by_light-gone.png", "precision_recall-gone.pdf"}
+
+
 def test_dark_photographs_as_they_are(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:
     data = two / "annotations.json"
     main(f"--data {data} --enhancers raw --levels none --device cpu --out {tmp_path}".split())
