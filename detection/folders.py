@@ -71,18 +71,21 @@ def read_yolo(
     places = yolo_splits(root)
     if split is None and places.get("val"):
         split = "val"
-    if split is not None and split not in places:
+    if split is None:
+        folders, note = [file.parent / "images"], ""
+    elif split not in places:
         raise ValueError(
             f"Expected argument `split` to be one that {file} names ({', '.join(places) or 'none'}) but got {split!r}."
         )
-    names = names or _names(file, described) or COCO_CLASSES
-    check_classes(names, classes, root)
-    folders = [file.parent / "images"] if split is None else places[split]
-    if not folders:
+    elif not places[split]:
         raise FileNotFoundError(
             f"Expected folders of images at {described[split]}, {split} of {file}, but there are none."
         )
-    return _read_yolo(folders, names, classes, f"{split} of {file.name}" if split else "")
+    else:
+        folders, note = places[split], f"{split} of {file.name}"
+    names = names or _names(file, described) or COCO_CLASSES
+    check_classes(names, classes, root)
+    return _read_yolo(folders, names, classes, note)
 
 
 def yolo_splits(root: str | Path) -> dict[str, list[Path]]:

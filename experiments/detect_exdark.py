@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": versions(),
         "data": {"sha256": results.fingerprint, "used": table.attrs["used"], "of": table.attrs["of"]},
         "detectors": {name: getattr(one, "identity", None) for name, one in built.items()},
-        "enhancers": {name: getattr(one, "identity", None) for name, one in enhancers.items()},
+        "enhancers": {name: getattr(enhancers[name], "identity", None) for name in results.enhancers},
     }
     write(args.out, results, table, enhancers, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")

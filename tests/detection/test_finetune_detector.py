@@ -1,7 +1,6 @@
 import argparse
 import importlib.util
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,7 +76,7 @@ def test_splits_of_a_data_yaml(script: ModuleType, tmp_path: Path) -> None:
         Image.new("RGB", (20, 10)).save(tmp_path / "images" / f"{name}.png")
     described = "train: images/train\nval: images/val\nnames: [dog]\n"
     (tmp_path / "data.yaml").write_text(described)
-    args = Namespace(data=tmp_path, split=None, test=None, levels="none")
+    args = argparse.Namespace(data=tmp_path, split=None, test=None, levels="none")
     training, testing = script.split(args)
     assert [sample.name for sample in training.samples] == ["a.png", "b.png"]
     assert [sample.name for sample in testing.samples] == ["c.png"]
