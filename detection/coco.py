@@ -7,33 +7,47 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detection.boxes import EXDARK_CLASSES, check_classes, class_map
-from detection.dataset import Dataset, Sample, file_sample, load_image, open_image, whole_file
+from detection.dataset import (
+    Dataset,
+    Sample,
+    file_sample,
+    inside_image,
+    load_image,
+    numbers,
+    open_image,
+    whole_file,
+)
 
 # What a sample knows beyond COCO's own fields stands under this key of its image.
 _OURS = "sample"
 
 
 def read_coco(
-    annotations: str | Path, images: str | Path | None = None, *, classes: Sequence[str] = EXDARK_CLASSES
+    annotations: str | Path,
+    images: str | Path | Callable[[str], Path] | None = None,
+    *,
+    classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a COCO JSON file; no image is opened.
+    """Read a COCO JSON file; of each image only the header is opened, for its size.
 
     Args:
         annotations: the JSON file.
-        images: the folder its file names start from; by default the first of the file's own folder,
-            ``images`` in it and ``images`` beside it that holds the first image.
+        images: the folder its file names start from, or a function from such a name to the file; by default the
+            first of the file's own folder, ``images`` in it and ``images`` beside it that holds one of the images.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
     Returns:
         The set with all images of the file, also those without boxes. What `write_coco` or `write_darkened`
-        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back.
+        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back. Its
+        `faults` say which images are missing or unreadable (they are left out), which annotations make no sense,
+        and where boxes were cut to the image, or dropped with nothing of them inside.
 
     Raises:
         FileNotFoundError: if the file, or a folder with its images, is not there.
@@ -41,41 +55,84 @@ def read_coco(
     """
     annotations = Path(annotations)
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = json.loads(annotations.read_text(encoding="utf-8-sig"))
         names = [str(category["name"]) for category in content["categories"]]
         to_label = dict(
             zip((c["id"] for c in content["categories"]), class_map(names, classes).tolist(), strict=True)
         )
         entries = {entry["id"]: (str(entry["file_name"]), _ours(entry)) for entry in content["images"]}
-        marks: dict[Any, list[dict[str, Any]]] = {number: [] for number in entries}
-        for mark in content["annotations"]:
-            width, height = mark["bbox"][2:]
-            if to_label[mark["category_id"]] >= 0 and width > 0 and height > 0:
-                marks[mark["image_id"]].append(mark)
+        listed = list(content["annotations"])
     except (KeyError, TypeError, ValueError) as error:  # also what is no JSON or no text at all
         raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck: {error!r}.") from error
     check_classes(names, classes, annotations)
-    first, _ = next(iter(entries.values()), ("", {}))
-    folder = _image_folder(annotations, first) if images is None else Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"Expected argument `images` to be a folder but there is none at {folder}.")
+    faults: list[str] = []
+    marks: dict[Any, list[_Mark]] = {number: [] for number in entries}
+    for place, annotation in enumerate(listed, 1):
+        try:
+            number, mark = _mark(annotation, entries, to_label)
+        except (AttributeError, TypeError, ValueError) as error:
+            faults.append(f"{annotations.name}, annotation {place}: {error}")
+            continue
+        if mark.label >= 0:
+            marks[number].append(mark)
+    if not callable(images):
+        folder = Path(images or _image_folder(annotations, [name for name, _ in entries.values()]))
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"Expected argument `images` to be a folder but there is none at {folder}."
+            )
+        images = folder.joinpath
     samples = []
     for number, (name, about) in entries.items():
-        sample = file_sample(
-            about.pop("name", name),
-            folder / name,
-            [[x, y, x + w, y + h] for x, y, w, h in (mark["bbox"] for mark in marks[number])],
-            [to_label[mark["category_id"]] for mark in marks[number]],
-            [bool(mark.get("iscrowd", 0)) for mark in marks[number]],
+        try:
+            with open_image(images(name)) as image:
+                size = image.size
+        except OSError as error:
+            faults.append(f"{name}: {error}")
+            continue
+        sample, mended = inside_image(
+            file_sample(
+                about.pop("name", name),
+                images(name),
+                [mark.box for mark in marks[number]],
+                [mark.label for mark in marks[number]],
+                [mark.crowd for mark in marks[number]],
+            ),
+            *size,
         )
+        faults += mended
         clean = about.pop("reference", None)
         if clean is not None:
-            file = folder / clean
+            file = images(clean)
             sample = replace(sample, reference=partial(load_image, file), reference_path=file)
         samples.append(replace(sample, **about))
     info = content.get("info")
     note = info.get("note", "") if isinstance(info, dict) else ""
-    return Dataset(tuple(samples), tuple(classes), note=str(note))
+    return Dataset(tuple(samples), tuple(classes), str(note), tuple(faults), len(entries) - len(samples))
+
+
+@dataclass(frozen=True)
+class _Mark:
+    box: tuple[float, float, float, float]  # x1 y1 x2 y2
+    label: int  # -1 for a class that is not to be kept
+    crowd: bool
+
+
+def _mark(
+    annotation: dict[str, Any], images: Container[Any], to_label: Mapping[Any, int]
+) -> tuple[Any, _Mark]:
+    """The id of an annotation's image, and the rest of it."""
+    for key, known in (("image_id", images), ("category_id", to_label)):
+        if annotation.get(key) not in known:
+            raise ValueError(f"unknown {key} {annotation.get(key)!r}")
+    bbox = annotation.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise ValueError(f"expected a bbox of x, y, width and height but got {bbox!r}")
+    x, y, width, height = numbers([str(value) for value in bbox])
+    label = to_label[annotation["category_id"]]
+    return annotation["image_id"], _Mark(
+        (x, y, x + width, y + height), label, bool(annotation.get("iscrowd"))
+    )
 
 
 def _ours(entry: dict[str, Any]) -> dict[str, Any]:
@@ -84,15 +141,16 @@ def _ours(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: str(about[key]) for key in known if key in about} if isinstance(about, dict) else {}
 
 
-def _image_folder(annotations: Path, name: str) -> Path:
+def _image_folder(annotations: Path, names: Sequence[str]) -> Path:
     beside = annotations.parent
     candidates = (beside, beside / "images", beside.parent / "images")
     for folder in candidates:
-        if (folder / name).is_file():
+        # One may be missing, even the first.
+        if any((folder / name).is_file() for name in names):
             return folder
     listed = ", ".join(map(str, candidates))
     raise FileNotFoundError(
-        f"Expected the image {name!r} of {annotations} in one of {listed}; name the folder."
+        f"Expected the images of {annotations}, such as {''.join(names[:1])!r}, in one of {listed}; name the folder."
     )
 
 

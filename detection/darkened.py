@@ -65,7 +65,8 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
             entries.append(image_entry(dark, f"{level}/{name}", size, reference=f"{_CLEAN}/{name}"))
     write_entries(replace(dataset, samples=tuple(samples)), entries, folder / "annotations.json")
     written = read_coco(folder / "annotations.json", images, classes=dataset.classes)
-    return replace(written, faults=tuple(faults))
+    left_out = (len(dataset) + dataset.left_out) * len(levels) - len(samples)
+    return replace(written, faults=tuple(faults), left_out=left_out)
 
 
 def _png_name(sample: Sample) -> str:

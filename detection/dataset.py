@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -148,6 +149,15 @@ def relative_name(name: str) -> Path:
     return Path(name)
 
 
+def stems(names: Sequence[str]) -> list[str]:
+    """Return the names of images without their endings, but with them where they alone tell two images apart."""
+    short = [
+        name[: -len(end)] if (end := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names
+    ]
+    count = Counter(map(str.casefold, short))
+    return [name if count[stem.casefold()] > 1 else stem for name, stem in zip(names, short, strict=True)]
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; what was written takes the place of `path` at the end.
@@ -172,12 +182,14 @@ class Dataset:
         classes: the names that the labels number.
         note: what a reader of a result on this set has to know.
         faults: what could not be read or had to be mended, one line each.
+        left_out: how many images are missing from `samples` for that.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...] = EXDARK_CLASSES
     note: str = ""
     faults: tuple[str, ...] = ()
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -214,7 +226,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
         for sample in dataset.samples
         for level in levels
     ]
-    return replace(dataset, samples=tuple(samples))
+    return replace(dataset, samples=tuple(samples), left_out=dataset.left_out * len(levels))
 
 
 def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:

@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from detection.boxes import Detections
 from detection.cache import fingerprint
 from detection.dataset import Pixels
-from detection.enhancers import source, yours
+from detection.enhancers import one_line, source, yours
 
 BUILT_IN = "yolo26n-exdark"
 """The detector in the package: yolo26n with ExDark's twelve classes."""
@@ -62,7 +62,7 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
 
     Raises:
         ValueError: if `weights` is given for another detector than torchvision's, the module has no such
-            callable or what that returns is no `Detector`.
+            callable, what that returns is no `Detector`, or the file is none.
         FileNotFoundError: if ultralytics knows no such name or file.
         ModuleNotFoundError: if the module is not there.
     """
@@ -120,7 +120,8 @@ class TorchvisionDetector:
         identity: changes with the weights and the program.
 
     Raises:
-        RuntimeError: if the file's tensors are not those of the model.
+        FileNotFoundError: if the file is not there.
+        ValueError: if it holds no tensors, or not those of the model.
     """
 
     def __init__(self, name: str, *, weights: str | Path | None = None, device: str = "cpu") -> None:
@@ -130,7 +131,14 @@ class TorchvisionDetector:
             model = get_model(name, weights=best)
         else:
             model = get_model(name, weights=None, weights_backbone=None, num_classes=len(self._names))
-            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            try:
+                model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # whatever a damaged file leads the unpickler to
+                raise ValueError(
+                    f"Expected weights of {name} at {weights} but got stuck: {one_line(error)}"
+                ) from error
         self._model = model.eval().to(device)
         self._device = device
         self.identity = (

@@ -96,7 +96,7 @@ def enhancer(name: str, device: str = "cpu") -> Enhancer | Folder:
 
     Raises:
         ValueError: if there is no enhancer of that name, the module has no such callable, the fidelity is no
-            number, or the file is no ONNX network of one image to one image.
+            number, the weights are none of GLARE, or the file is no ONNX network of one image to one image.
         FileNotFoundError: if the weights, the file or the folder are not there.
         ModuleNotFoundError: if the module, or ONNX Runtime, is not there.
     """
@@ -150,12 +150,33 @@ def _glare(weights: str, fidelity: str | None, device: str) -> Enhancer:
     from glare import GLAREEnhance
     from glare.weights import find
 
-    enhance: Enhancer = GLAREEnhance(weights, fidelity=strength, device=device)
+    enhance = GLAREEnhance(weights, fidelity=strength, device=device)
+    try:
+        enhance.model  # noqa: B018 - reads the weights: what is wrong with them is told here and not at the first image
+    except Exception as error:  # safetensors' own have nothing in common with torch's
+        raise ValueError(
+            f"Expected weights of GLARE at {weights} but got stuck: {one_line(error)}"
+        ) from error
     return Named(
         enhance,
         f"glare, fidelity {strength}, weights {fingerprint(find(weights))}, program {source('glare')}, "
         f"torch {torch.__version__} on {torch.device(device).type}",
     )
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError, with torch's reason, unless torch can compute on a device."""
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected argument `device` to be one that torch has but got {name!r}: {one_line(error)}"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception of somebody else's in a line: its type, and the first line that it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _onnx(file: Path, device: str) -> Enhancer:

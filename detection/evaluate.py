@@ -21,7 +21,7 @@ from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
 from detection.enhancers import Enhancer, Folder
-from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim
+from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim, working
 from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
@@ -45,7 +45,8 @@ def evaluate(
     """Run the detector on every image behind every enhancer, and score it: `collect`, then `Results.table`.
 
     Each image is loaded once for all enhancers, so their rows share its pixels and its noise. An image at which
-    loading, an enhancer, a detector or a measure fails is listed as a fault and counts in no row.
+    loading, an enhancer, a detector or a measure fails is listed as a fault and counts in no row. An enhancer that
+    fails on all that it is tried on at the start is listed and left out.
 
     Where `torch.distributed` is running, as under ``accelerate launch``, every process works on a share of the
     photographs and all of them return the same table.
@@ -112,7 +113,7 @@ class Results:
     Attributes:
         dataset: the set.
         detectors: their names.
-        enhancers: their names.
+        enhancers: the names of those that work.
         records: one for each image without a fault, enhancer and detector, in this order.
         faults: the set's own and those of this run, one line each.
     """
@@ -160,9 +161,11 @@ class Results:
             without a reference; ``ms`` and ``detector_ms``, the mean time per image of enhancer and detector, and
             ``MB`` and ``detector_MB``, the highest memory meanwhile (see `measured`); ``images`` and ``boxes``;
             ``dmAP50``, ``dmAP50_low``, ``dmAP50_high``, the difference from ``raw`` with its 95 % interval, and
-            ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``; ``dmAP50-95`` and its
-            interval; then the rest of `Matches.scores`.
-            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images.
+            ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``, and without an interval
+            ``too few images``, see `detection.scores.ENOUGH_PHOTOGRAPHS`; ``dmAP50-95`` and its interval;
+            then the rest of `Matches.scores`.
+            ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images, those that
+            the reader of the set left out among them.
         """
         rows = [
             row
@@ -184,7 +187,7 @@ class Results:
         table.attrs = {
             "faults": list(self.faults),
             "used": len(self.samples),
-            "of": len(self.dataset.samples),
+            "of": len(self.dataset) + self.dataset.left_out,
         }
         return table
 
@@ -324,19 +327,20 @@ def collect(
         ValueError: if a detector knows no class of the set, or there is no image without a fault.
     """
     detectors = detector if isinstance(detector, Mapping) else {"": detector}
+    rank, processes = _process()
+    enhancers, failing = working(enhancers, dataset, progress and rank == 0)
     run = _Run(dataset, detectors, enhancers, cache, lpips)
     records: list[Record] = []
     faults: list[tuple[int, str]] = []
-    rank, processes = _process()
     share = _share(dataset, rank, processes)
     bar = tqdm(share, desc="evaluate", unit="image", disable=not progress or rank > 0)
-    for number, loading in zip(bar, ahead(dataset, share), strict=True):
+    for number, (loading, load_next) in zip(bar, ahead(dataset, share), strict=True):
         sample = dataset.samples[number]
         try:
             with blame(sample.name):
                 image, reference = loading()
             with blame(f"{sample.name} ({sample.light})"):
-                made, seen = run.look(number, image, reference)
+                made, seen = run.look(number, image, reference, load_next)
         except FaultError as fault:
             faults.append((number, str(fault)))
             bar.set_postfix(faults=len(faults))
@@ -350,7 +354,7 @@ def collect(
         records = sorted((record for part, _ in parts for record in part), key=lambda record: record.sample)
         faults = sorted(fault for _, part in parts for fault in part)
     # A photograph is read once per light.
-    told = tuple(dict.fromkeys([*dataset.faults, *(text for _, text in faults)]))
+    told = tuple(dict.fromkeys([*dataset.faults, *failing, *(text for _, text in faults)]))
     if not records:
         raise ValueError(
             "Expected at least one readable image and one enhancer but got none. " + "; ".join(told)
@@ -380,24 +384,27 @@ class _Run:
                 )
 
     def look(
-        self, number: int, image: Pixels, reference: Pixels | None
+        self, number: int, image: Pixels, reference: Pixels | None, timed: Callable[[], None]
     ) -> tuple[list[Record], dict[str, tuple[Pixels, Detections]]]:
-        """All records of one image, and what `OnImage` is told."""
-        records: list[Record] = []
+        """All records of one image, and what `OnImage` is told; `timed` is called when nothing more is timed."""
+        made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
-        pixels = fingerprint(str(image.shape), image.tobytes())
         for name, enhance in self.enhancers.items():
             with blame(f"enhancer `{name}`"):
                 enhanced, enhancing, file = self.enhance(name, enhance, image, self.dataset.samples[number])
-            quality = (float("nan"),) * 3 if reference is None else self.quality(enhanced, reference)
             for title, detector in self.detectors.items():
                 with blame(f"detector `{title}`" if title else "detector"):
                     found, detecting = self.detect(detector, enhanced)
                     found = found.relabel(self.mappings[title])
-                records.append(
-                    Record(number, name, title, found, enhancing, detecting, *quality, pixels, file)
-                )
+                made.append((name, title, found, enhancing, detecting, file))
                 seen.setdefault(name, (enhanced, found))
+        timed()
+        pixels = fingerprint(str(image.shape), image.tobytes())
+        quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
+        records = [
+            Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
+            for name, title, found, enhancing, detecting, file in made
+        ]
         return records, seen
 
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
@@ -411,8 +418,10 @@ class _Run:
             return make()
         return self.cache.detections(image, identity, make)
 
-    def quality(self, enhanced: Pixels, reference: Pixels) -> tuple[float, float, float]:
+    def quality(self, enhanced: Pixels, reference: Pixels | None) -> tuple[float, float, float]:
         """PSNR, SSIM and LPIPS."""
+        if reference is None:
+            return (float("nan"),) * 3
         perceived = float("nan")
         if self.lpips is not None:
             with blame("LPIPS"):

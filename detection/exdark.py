@@ -35,7 +35,8 @@ def ExDark(  # noqa: N802 - as the set is called
 
     Args:
         root: the folder with ``ExDark/<class>/<image>``, ``ExDark_Annno/<class>/<image>.txt`` (three n's) and
-            ``imageclasslist.txt``. Names match without regard to case.
+            ``imageclasslist.txt``. Names match exactly, or else without
+            regard to case.
         split: ``train``, ``val`` or ``test`` as in ``imageclasslist.txt``, or a file with the name of one image
             per line, with or without folder and ending, for a split of one's own.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
@@ -58,14 +59,14 @@ def ExDark(  # noqa: N802 - as the set is called
     check_classes(EXDARK_CLASSES, classes, root)
     to_label = class_map(EXDARK_CLASSES, classes)
     faults: list[str] = []
-    listed = _read_list(root / LIST, faults)
-    chosen = _chosen(listed, split, faults)
     images, annotations = _files(root / IMAGES), _files(root / ANNOTATIONS)
+    listed = _read_list(root / LIST, images, faults)
+    chosen = _chosen(listed, split, faults)
     samples: list[Sample] = []
     for entry in chosen:
         try:
             path = _find(images, entry.name)
-            marks = _boxes(_find(annotations, f"{entry.name}.txt").read_text(encoding="utf-8"))
+            marks = _boxes(_find(annotations, f"{entry.name}.txt").read_text(encoding="utf-8-sig"))
             with open_image(path) as image:
                 size = image.size
         except (OSError, ValueError) as error:
@@ -99,8 +100,9 @@ def ExDark(  # noqa: N802 - as the set is called
     return Dataset(
         tuple(samples),
         tuple(classes),
-        note=f"ExDark, {which}: {len(samples)} of {len(chosen)} images",
+        note=f"ExDark, {which}",
         faults=tuple(faults),
+        left_out=len(chosen) - len(samples),
     )
 
 
@@ -122,7 +124,7 @@ class _Mark:
     ignore: bool
 
 
-def _read_list(file: Path, faults: list[str]) -> list[_Entry]:
+def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_Entry]:
     entries: dict[str, _Entry] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = line.split()
@@ -133,9 +135,12 @@ def _read_list(file: Path, faults: list[str]) -> list[_Entry]:
         except ValueError as error:
             faults.append(f"{LIST}, line {number}: {error}")
             continue
-        if entry.name.casefold() in entries:
+        folded = entry.name.casefold()
+        image = images.get(entry.name, images.get(folded))
+        key = folded if image is None else str(image)
+        if key in entries:
             faults.append(f"{LIST}, line {number}: {entry.name} is listed before; the first line counts")
-        entries.setdefault(entry.name.casefold(), entry)
+        entries.setdefault(key, entry)
     if not entries:
         raise ValueError(f"Expected lines `name class light in/out split` in {file} but got none.")
     return list(entries.values())
@@ -183,19 +188,22 @@ def _chosen(listed: Sequence[_Entry], split: str | Path, faults: list[str]) -> l
 
 def _keys(name: str) -> Iterable[str]:
     """What an image may be called in a file of names, the most precise first."""
-    name = name.casefold()
     last = name.rpartition("/")[2]
-    return "/".join(name.split("/")[-2:]), last, Path(last).stem
+    names = "/".join(name.split("/")[-2:]), last, Path(last).stem
+    return [spelt for key in names for spelt in (key, key.casefold())]
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    return {f"{file.parent.name}/{file.name}".casefold(): file for file in sorted(folder.glob("*/*"))}
+    """The files by their names without regard to case, and by the exact ones, as two may differ in case alone."""
+    exact = {f"{file.parent.name}/{file.name}": file for file in sorted(folder.glob("*/*"))}
+    return {name.casefold(): file for name, file in exact.items()} | exact
 
 
 def _find(files: dict[str, Path], name: str) -> Path:
-    if name.casefold() not in files:
+    file = files.get(name, files.get(name.casefold()))
+    if file is None:
         raise FileNotFoundError(f"there is no {name.rpartition('/')[2]}")
-    return files[name.casefold()]
+    return file
 
 
 def _boxes(text: str) -> list[_Mark]:

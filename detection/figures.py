@@ -63,10 +63,13 @@ def bars(
     for i, name in enumerate(names):
         rows = table[table[series] == name]
         at = np.array([groups.index(of) for of in rows[group]]) + (i - (len(names) - 1) / 2) * height
-        axes.barh(at, rows[value], height, label=name, color=_colour(i))
+        lengths = rows[value].where(np.isfinite(rows[value]))  # the PSNR of equal images has no end
+        axes.barh(at, lengths, height, label=name, color=_colour(i))
         if interval is not None:
             low, high = (rows[column].to_numpy(dtype=float) for column in interval)
             axes.hlines(at, low, high, color="black", linewidth=1)
+    if table[value].min() >= 0:  # also where a whisker goes beyond
+        axes.set_xlim(left=0)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)

@@ -6,10 +6,13 @@ Study", IEEE TIP 2020.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from PIL import Image
@@ -25,65 +28,156 @@ from detection.dataset import (
     numbers,
     open_image,
     relative_name,
+    stems,
     whole_file,
 )
 
+SPLITS = ("train", "val", "test")
+"""The parts of a set in ultralytics' ``data.yaml``."""
 _ORIENTATION = 0x0112  # EXIF
 
 
 def read_yolo(
-    root: str | Path, *, names: Sequence[str] | None = None, classes: Sequence[str] = EXDARK_CLASSES
+    root: str | Path,
+    split: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a folder in YOLO's layout; of each image only the header is opened, for its size.
+    """Read a set in YOLO's layout; of each image only the header is opened, for its size.
 
     Args:
-        root: a folder with ``images/`` and, under the same relative names, ``labels/`` (``class cx cy w h``,
-            relative to the image's size); an image without a label file has no objects.
-        names: what the class numbers mean; by default what ``data.yaml`` in `root` says, and without that
-            file the eighty classes of COCO.
+        root: ultralytics' ``data.yaml``, which says where the images of each split lie, or a folder with that file;
+            without one a folder with ``images/``. The labels lie under the same relative names in the folder that is
+            called ``labels`` where that of the images is called ``images`` (``class cx cy w h``, relative to the
+            image's size); an image without a label file has no objects.
+        split: ``train``, ``val`` or ``test`` of ``data.yaml``; by default ``val``, and without such a split or such
+            a file all of ``images/``.
+        names: what the class numbers mean; by default what ``data.yaml`` says, and without that file the eighty
+            classes of COCO.
         classes: the classes to keep; boxes of any other class are left out.
 
     Returns:
         The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
-        are label files without an image.
+        are label files without an image, and boxes that had to be cut to the image, or dropped with nothing of
+        them inside (those images stay).
 
     Raises:
         FileNotFoundError: if there are no images, or no folder of labels.
-        ValueError: if none of the names is among `classes`.
+        ValueError: if there is no such split, or none of the names is among `classes`.
     """
     root = Path(root)
-    files = _image_files(root / "images")
-    if not (root / "labels").is_dir():  # every image would be one without objects
-        raise FileNotFoundError(
-            f"Expected the labels of {root / 'images'} in {root / 'labels'} but there is none."
+    file, described = _described(root)
+    places = yolo_splits(root)
+    if split is None and places.get("val"):
+        split = "val"
+    if split is None:
+        folders, note = [file.parent / "images"], ""
+    elif split not in places:
+        raise ValueError(
+            f"Expected argument `split` to be one that {file} names ({', '.join(places) or 'none'}) but got {split!r}."
         )
-    names = names or _names_in_yaml(root / "data.yaml") or COCO_CLASSES
+    elif not places[split]:
+        raise FileNotFoundError(
+            f"Expected folders of images at {described[split]}, {split} of {file}, but there are none."
+        )
+    else:
+        folders, note = places[split], f"{split} of {file.name}"
+    names = names or _names(file, described) or COCO_CLASSES
     check_classes(names, classes, root)
+    return _read_yolo(folders, names, classes, note)
+
+
+def yolo_splits(root: str | Path) -> dict[str, list[Path]]:
+    """Return the folders with the images of each split that ultralytics' ``data.yaml`` names.
+
+    Args:
+        root: the file, or a folder that may hold it.
+
+    Returns:
+        By ``train``, ``val`` and ``test``, as far as there are such; an empty list where the folders are not there.
+    """
+    file, described = _described(Path(root))
+    base = file.parent / str(described.get("path", ""))
+    if not base.is_dir():  # the place on somebody else's disk
+        base = file.parent
+    return {split: _image_folders(base, described[split]) for split in SPLITS if described.get(split)}
+
+
+def _described(root: Path) -> tuple[Path, dict[str, Any]]:
+    """Where ``data.yaml`` is, or would be, and what it says."""
+    file = root / "data.yaml" if root.is_dir() else root
+    if not file.is_file():
+        return file, {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"Expected YAML in {file} but got stuck: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected ultralytics' description of a set in {file} but got {content!r}.")
+    return file, content
+
+
+def _image_folders(base: Path, named: object) -> list[Path]:
+    found: list[Path] = []
+    for name in named if isinstance(named, list) else [named]:
+        # Roboflow's paths start one folder too high; and some name the folder above that of the images.
+        tried = [base / part for part in (str(name), str(name).removeprefix("../"))]
+        there = [place for above in tried for place in (above / "images", above) if place.is_dir()]
+        if not there:
+            return []
+        found.append(there[0])
+    return found
+
+
+def _read_yolo(
+    folders: Sequence[Path], names: Sequence[str], classes: Sequence[str], note: str = ""
+) -> Dataset:
     to_label = class_map(names, classes)
+    above = Path(os.path.commonpath(folders))
+    files: list[Path] = []
     samples: list[Sample] = []
-    faults = _without_image(root / "labels", root / "images", files)
+    faults: list[str] = []
+    for images in folders:
+        own, labels = _image_files(images), _labels(images)
+        if not labels.is_dir():  # every image would be one without objects
+            raise FileNotFoundError(f"Expected the labels of {images} in {labels} but there is none.")
+        faults += _without_image(labels, images, own)
+        files += own
     for file in files:
-        relative = file.relative_to(root / "images")
+        name = file.relative_to(above).as_posix()
         try:
             with open_image(file) as image:
                 width, height = image.size
-            marks = _yolo_labels((root / "labels" / relative).with_suffix(".txt"), len(names))
+            marks = _yolo_labels(_labels(file).with_suffix(".txt"), len(names))
         except (OSError, ValueError) as error:
-            faults.append(f"{relative.as_posix()}: {error}")
+            faults.append(f"{name}: {error}")
             continue
         kept = [(int(to_label[number]), box) for number, box in marks if to_label[number] >= 0]
-        samples.append(
+        sample, mended = inside_image(
             file_sample(
-                relative.as_posix(),
+                name,
                 file,
                 [
                     [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
                     for _, (cx, cy, w, h) in kept
                 ],
                 [label for label, _ in kept],
-            )
+            ),
+            width,
+            height,
         )
-    return Dataset(tuple(samples), tuple(classes), faults=tuple(faults))
+        samples.append(sample)
+        faults += mended
+    return Dataset(tuple(samples), tuple(classes), note, tuple(faults), len(files) - len(samples))
+
+
+def _labels(path: Path) -> Path:
+    """Where the labels of an image or of a folder of images are: the last ``images`` in its path is ``labels``."""
+    parts = list(path.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -104,10 +198,10 @@ def _without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[st
     ]
 
 
-def _names_in_yaml(file: Path) -> list[str] | None:
-    if not file.is_file():
+def _names(file: Path, described: Mapping[str, Any]) -> list[str] | None:
+    if not described:
         return None
-    names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
+    names = described.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
             raise ValueError(
@@ -121,7 +215,7 @@ def _names_in_yaml(file: Path) -> list[str] | None:
 
 def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
     marks = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    for line in file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []:
         fields = line.split()
         if not fields:
             continue
@@ -163,14 +257,15 @@ def read_dark_face(root: str | Path) -> Dataset:
         sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *size)
         samples.append(replace(sample, light="night"))
         faults += cut
-    return Dataset(tuple(samples), ("face",), faults=tuple(faults))
+    left_out = len(files) - len(samples)
+    return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out)
 
 
 def _faces(file: Path) -> list[list[float]]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file.parent.name}/{file.name}")
     count, *lines = [
-        line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+        line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
     ] or [[]]
     if [str(len(lines))] != count or any(len(line) != 4 for line in lines):
         raise ValueError(
@@ -195,18 +290,18 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
         folder: a folder that is new or empty.
 
     Returns:
-        What `read_yolo` reads from the folder. Its `faults` are those of the sets, what was cut, and the images
+        What is in the folder, all sets together. Its `faults` are those of the sets, what was cut, and the images
         that could not be read, which are left out.
 
     Raises:
-        ValueError: if a set has another name or other classes than the first, or if two images would share a
-            label file, as the lights of a photograph do: one light per folder.
+        ValueError: if a set has another name or other classes than the first, or if two images have one name, as the
+            lights of a photograph do: one light per folder.
         FileExistsError: if there is something in the folder.
         FileNotFoundError: if no image could be written.
     """
     folder = Path(folder)
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
-    if not parts or not parts.keys() <= {"", "train", "val", "test"}:
+    if not parts or not parts.keys() <= {"", *SPLITS}:
         raise ValueError(f"Expected argument `dataset` to have sets train, val, test but got {list(parts)}.")
     classes = next(iter(parts.values())).classes
     if other := [part.classes for part in parts.values() if part.classes != classes]:
@@ -217,12 +312,12 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
         raise FileExistsError(
             f"Expected argument `folder` to be new or empty but there are files in {folder}."
         )
-    stems = {split: _stems(part) for split, part in parts.items()}
+    paths = {split: _stems(part) for split, part in parts.items()}
     faults: list[str] = []
     for split, part in parts.items():
         faults += part.faults
         bar = tqdm(part.samples, desc=split or "write", unit="image", disable=None)
-        for sample, stem in zip(bar, stems[split], strict=True):
+        for sample, stem in zip(bar, paths[split], strict=True):
             try:
                 faults += _write_labelled(sample, folder, split / stem)
             except (OSError, ValueError) as error:
@@ -232,26 +327,21 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
     described = {"train": first, "val": first, **places, "names": dict(enumerate(classes))}
     with whole_file(folder / "data.yaml") as beside:
         beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
-    written = read_yolo(folder, classes=classes)
-    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])))
+    written = _read_yolo([folder / "images"], classes, classes)
+    left_out = sum(len(part) + part.left_out for part in parts.values()) - len(written)
+    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])), left_out=left_out)
 
 
 def _stems(dataset: Dataset) -> list[Path]:
-    """The names of the samples without their endings, each for one label file."""
-    names: dict[str, str] = {}
-    stems = []
-    for sample in dataset.samples:
-        stem = relative_name(sample.name)
-        if stem.suffix.lower() in IMAGE_SUFFIXES:
-            stem = stem.with_suffix("")
-        stems.append(stem)
-        other = names.setdefault(stem.as_posix().casefold(), sample.name)
-        if len(names) < len(stems):
-            raise ValueError(
-                "Expected argument `dataset` to have names that differ in more than their endings, as each gets "
-                f"a label file, but got {other} and {sample.name}."
-            )
-    return stems
+    """The names of the label files of the samples, without ``.txt``."""
+    names = [relative_name(sample.name).as_posix() for sample in dataset.samples]
+    found = stems(names)
+    if twice := [stem for stem, count in Counter(map(str.casefold, found)).items() if count > 1]:
+        raise ValueError(
+            f"Expected argument `dataset` to have images of different names but got {twice[0]} twice; the lights of a "
+            "photograph go to one folder each."
+        )
+    return [Path(stem) for stem in found]
 
 
 def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:

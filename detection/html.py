@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -104,6 +105,17 @@ class Section:
 
     title: str
     parts: Sequence[Table | Figure | Comparison | Notes]
+
+
+def made_with_section(about: Mapping[str, Any]) -> Section:
+    """Return the part of a page that says what a result was made with: its ``command``, ``data`` and ``versions``."""
+    return Section(
+        "Made with",
+        [
+            Notes([about["command"], f"data {about['data']['sha256']}"]),
+            Notes([f"{package} {version}" for package, version in about["versions"].items()]),
+        ],
+    )
 
 
 def jpeg(picture: Pixels | Image.Image) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from detection.cache import Cache, Cost
 from detection.dataset import Dataset, Pixels, Sample
-from detection.enhancers import Enhancer, Folder, enhanced_by, raw
+from detection.enhancers import Enhancer, Folder, check_enhanced, enhanced_by, one_line, raw
 from glare import metrics
 
 T = TypeVar("T")
+_TRIED = 3
+"""On how many images of a set an enhancer is tried before it is given up."""
 
 
 class Enhancing:
@@ -48,7 +51,6 @@ class Enhancing:
             return image.copy(), Cost(0.0, float("nan")), None
 
         def make() -> tuple[Pixels, Cost]:
-            self.warm_up(enhance, lambda: enhance(image[:64, :64].copy()))
             copy = image.copy()  # an enhancer that writes into its input must not reach the next one
             return measured(lambda: enhanced_by(name, enhance, copy, sample))
 
@@ -58,11 +60,50 @@ class Enhancing:
         return self.cache.enhanced(image, identity, make)
 
     def warm_up(self, what: object, call: Callable[[], object]) -> None:
-        """Weights load and kernels are chosen at the first call, which is no part of the timing, nor of the result."""
+        """Kernels are chosen at the first call, which is no part of the timing, nor of the result."""
         if id(what) not in self._warm:
             self._warm.add(id(what))
             with suppress(Exception):
                 call()
+
+
+def working(
+    enhancers: Mapping[str, Enhancer | Folder], dataset: Dataset, progress: bool = False
+) -> tuple[dict[str, Enhancer | Folder], list[str]]:
+    """Return the enhancers that work, and a line on each that does not: it must not cost the others their rows.
+
+    Each is called on 64×64 pixels, which also loads its weights and chooses its kernels, no part of the timing; where
+    it fails on those, as a network for one size does, on the first images of the set. Folders are taken as they are.
+
+    Args:
+        enhancers: by name.
+        dataset: the set.
+        progress: print the lines too.
+    """
+    kept = dict(enhancers)
+    faults: list[str] = []
+    for name, enhance in enhancers.items():
+        if not isinstance(enhance, Folder) and (fault := _failure(name, enhance, dataset)):
+            del kept[name]
+            faults.append(fault)
+            if progress:
+                print(f"Fault: {fault}", flush=True)
+    return kept, faults
+
+
+def _failure(name: str, enhance: Enhancer, dataset: Dataset) -> str:
+    """What an enhancer fails with; empty if there is something it does not fail on."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    first = ""
+    for load in (lambda: noise, *(sample.load for sample in dataset.samples[:_TRIED])):
+        try:
+            with blame(f"enhancer `{name}` is left out, as it failed on all that it was tried on"):
+                image = load()
+                check_enhanced(name, image, enhance(image.copy()))
+            return ""
+        except FaultError as error:
+            first = first or str(error)
+    return first
 
 
 def psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:
@@ -135,8 +176,8 @@ def measured(call: Callable[[], T]) -> tuple[T, Cost]:
 
     Where CUDA is in use the memory is the most that torch's tensors took on a device, weights included, without
     what CUDA itself and torch's reserve take. Otherwise, on Linux, it is the highest resident memory of the whole
-    process: Python, the libraries, all weights, what torch kept from earlier calls, and the next image, which is
-    loaded meanwhile; what a method takes shows in the difference from the row of a cheap one. Elsewhere it is NaN.
+    process: Python, the libraries, all weights and what torch kept from earlier calls; what a method takes shows in the
+    difference from the row of a cheap one. Elsewhere it is NaN.
     """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count() if in_use else 0)
@@ -169,19 +210,32 @@ def _peak_rss() -> float:
 Loading = Callable[[], tuple[Pixels, Pixels | None]]
 
 
-def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[Loading]:
-    """Load the next image and its reference while the one before is worked on; calling returns or raises."""
+def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, Callable[[], None]]]:
+    """Load image after image and its reference: the next one while the measures are taken of the one before.
+
+    Not while an enhancer or a detector is timed, from which it would take a core. Of a photograph of 640×480 loading
+    and darkening take as long as one call of the built-in detector (75 ms), so that waiting for it every time would
+    slow down a run of cheap enhancers; SSIM of their images takes longer (55 ms each).
+
+    Yields:
+        What returns the image, or raises, and what starts to load the next one, to be called when nothing more of this
+        one is timed.
+    """
 
     def load(number: int) -> tuple[Pixels, Pixels | None]:
         sample = dataset.samples[number]
         return sample.load(), sample.reference() if sample.reference else None
 
+    coming: dict[int, Future[tuple[Pixels, Pixels | None]]] = {}
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(load, numbers[0]) if numbers else None
-        for following in [*numbers[1:], None]:
-            now, coming = coming, None if following is None else thread.submit(load, following)
-            if now is not None:
-                yield now.result
+
+        def start(place: int) -> None:
+            if place < len(numbers) and place not in coming:
+                coming[place] = thread.submit(load, numbers[place])
+
+        for place in range(len(numbers)):
+            start(place)
+            yield coming.pop(place).result, partial(start, place + 1)
 
 
 class FaultError(Exception):
@@ -193,6 +247,7 @@ def blame(what: str) -> Iterator[None]:
     """Whatever goes wrong with one image is listed and does not end the run, whoever's code it was in."""
     try:
         yield
+    except FaultError as fault:
+        raise FaultError(f"{what}: {fault}") from fault
     except Exception as error:
-        said = str(error) or type(error).__name__
-        raise FaultError(f"{what}: {said.splitlines()[0]}") from error
+        raise FaultError(f"{what}: {one_line(error)}") from error

@@ -22,31 +22,33 @@ def read_dataset(
     """Read a labelled set of whatever kind it is.
 
     Args:
-        path: the folder of `ExDark`, of DARK FACE (`read_dark_face`) or in YOLO's layout (`read_yolo`), a COCO
-            JSON file (`read_coco`), or a folder with such a file called ``annotations.json``.
+        path: the folder of `ExDark`, of DARK FACE (`read_dark_face`) or in YOLO's layout (`read_yolo`) or its
+            ``data.yaml``, a COCO JSON file (`read_coco`), or a folder with such a file called ``annotations.json``.
         images: the folder with the images of a COCO JSON file.
-        split: of ExDark; ``test`` if there is none given.
+        split: of ExDark, ``test`` if there is none given; or of a ``data.yaml``, see `read_yolo`.
         classes: the classes to keep; DARK FACE always has the one it has.
 
     Raises:
         FileNotFoundError: if there is none of these at `path`.
-        ValueError: if `split` is given and the set is not ExDark.
+        ValueError: if `split` is given and the set has none.
     """
     path = Path(path)
     # A part of ExDark is enough to know it: ExDark itself says best what is missing.
     if any((path / part).exists() for part in (exdark.LIST, exdark.ANNOTATIONS)):
         return exdark.ExDark(path, split or "test", classes=classes)
-    if split is not None:
-        raise ValueError(f"Expected argument `split` with ExDark alone but {path} is another set.")
-    if (path / "image").is_dir() and (path / "label").is_dir():
+    dark_face = (path / "image").is_dir() and (path / "label").is_dir()
+    json = path / "annotations.json" if (path / "annotations.json").is_file() else path
+    if not dark_face and (path.suffix.lower() in (".yaml", ".yml") if json.is_file() else path.is_dir()):
+        return read_yolo(path, None if split is None else str(split), classes=classes)
+    if split is not None and path.exists():
+        raise ValueError(
+            f"Expected argument `split` with ExDark or YOLO's layout alone but {path} is another set."
+        )
+    if dark_face:
         return read_dark_face(path)
-    if (path / "annotations.json").is_file():
-        return read_coco(path / "annotations.json", images, classes=classes)
-    if path.is_dir():
-        return read_yolo(path, classes=classes)
-    if path.is_file():
-        return read_coco(path, images, classes=classes)
+    if json.is_file():
+        return read_coco(json, images, classes=classes)
     raise FileNotFoundError(
-        f"Expected a folder of ExDark, DARK FACE or YOLO's layout or a COCO JSON file at {path} but there is "
-        "neither."
+        f"Expected a folder of ExDark, DARK FACE or YOLO's layout, a data.yaml or a COCO JSON file at {path} but there "
+        "is neither."
     )

@@ -20,10 +20,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
-from detection.cache import Cache, Cost
+from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
-from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim
+from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim, working
 from detection.testsets import is_jpeg
 from glare import GLARE, GLAREEnhance, metrics, weights
 from glare.data.overlap import Overlap, find_overlaps
@@ -50,6 +50,7 @@ class Record:
         figures: those of `MEASURES` that there are.
         cost: what enhancing took when it was done; NaN for images that were enhanced already.
         file: the enhanced image, where it was kept or was a file already.
+        pixels: the SHA-256 of the image before it was enhanced, and of its reference.
     """
 
     sample: int
@@ -57,6 +58,7 @@ class Record:
     figures: Mapping[str, float]
     cost: Cost
     file: Path | None
+    pixels: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ class Restoration:
     def measures(self) -> tuple[str, ...]:
         """Those of `MEASURES` that there are."""
         return tuple(name for name in MEASURES if any(name in record.figures for record in self.records))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the images that count, as the enhancers were given them, and of their references."""
+        pixels = {record.sample: record.pixels for record in self.records}
+        samples = self.dataset.samples
+        return fingerprint(*(f"{samples[i].name} {samples[i].light} {each}" for i, each in pixels.items()))
 
     def images(self) -> pd.DataFrame:
         """One row per image and enhancer: ``set``, ``image``, ``enhancer``, the figures, ``ms``, ``MB``, ``file``."""
@@ -150,7 +159,7 @@ def restore(
 
     Where there is a reference: PSNR, SSIM and LPIPS against it; where there is none: NIQE. An image at which loading,
     an enhancer or a measure fails is listed as a fault and counts in no row, so all rows of a set are of the same
-    images.
+    images. An enhancer that fails on all it is tried on at the start is listed and left out.
 
     Args:
         dataset: see `detection.testsets.read_test_sets` and `detection.darken`.
@@ -167,16 +176,18 @@ def restore(
     """
     if gt_mean and "gamma" not in enhancers:
         enhancers = {**enhancers, "gamma": enhancer("gamma")}
+    enhancers, failing = working(enhancers, dataset, progress)
     enhancing = Enhancing(cache)
     niqe = NIQE()
     records: list[Record] = []
-    faults = list(dataset.faults)
+    faults = [*dataset.faults, *failing]
     numbers = range(len(dataset))
     bar = tqdm(numbers, desc="enhance", unit="image", disable=None if progress else True)
-    for number, loading in zip(bar, ahead(dataset, numbers), strict=True):
+    for number, (loading, load_next) in zip(bar, ahead(dataset, numbers), strict=True):
         sample = dataset.samples[number]
         of_image: list[Record] = []
         seen: dict[str, Pixels] = {}
+        made: dict[str, tuple[Cost, Path | None]] = {}
         try:
             with blame(f"{sample.name} ({sample.light})"):
                 image, reference = loading()
@@ -185,12 +196,17 @@ def restore(
                         if isinstance(enhance, Folder):
                             _check_lossless(enhance.find(sample.name, sample.light), sample)
                         seen[name], cost, file = enhancing(name, enhance, image, sample)
+                        made[name] = cost, file
+                load_next()
+                both = [image] if reference is None else [image, reference]
+                pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
+                for name, (cost, file) in made.items():
                     if reference is None:
                         with blame("NIQE"):
                             figures = {"NIQE": _naturalness(niqe, seen[name])}
                     else:
                         figures = _closeness(seen[name], reference, lpips, gt_mean)
-                    of_image.append(Record(number, name, figures, cost, file))
+                    of_image.append(Record(number, name, figures, cost, file, pixels))
         except FaultError as fault:
             faults.append(str(fault))
             bar.set_postfix(faults=len(faults))
@@ -251,7 +267,8 @@ def _interval(
         return nothing, nothing
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
-    ends = np.quantile(means, [0.025, 0.975], axis=0)
+    with np.errstate(invalid="ignore"):  # the PSNR of equal images is infinite, and has no interval
+        ends = np.quantile(means, [0.025, 0.975], axis=0)
     low, high = (dict(zip(figures.columns, end.tolist(), strict=True)) for end in ends)
     return low, high
 

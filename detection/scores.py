@@ -25,6 +25,12 @@ SIZES = ("all", "small", "medium", "large")
 """COCO's ranges of a box's area: any, below 32², up to 96², and above."""
 RECALLS: NDArray[np.float64] = COCOeval(iouType="bbox").params.recThrs
 """The 101 recalls at which COCO reads the precision."""
+ENOUGH_PHOTOGRAPHS = 10
+"""Below, no interval is given: the bootstrap's is too narrow there, and would call chance an effect.
+
+Of 1500 sets of numbers from a normal distribution it holds the true mean for 81 % where the sets are of 5, for 90 %
+where they are of 10, and for 93 % where they are of 20; it should be 95 %.
+"""
 _AT_ONCE = 2**21
 """How many numbers a resampling holds at once."""
 
@@ -310,7 +316,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` where the interval leaves out 0, otherwise ``within noise``."""
+        """``better`` or ``worse`` where the interval leaves out 0, otherwise ``within noise``.
+
+        Without an interval ``too few images``, and nothing at all where there is no difference to judge.
+        """
+        if np.isnan(self.value):
+            return ""
+        if np.isnan(self.low):
+            return "too few images"
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "within noise"
@@ -338,8 +351,8 @@ def paired_bootstrap(
         seed: of the draws.
 
     Returns:
-        For each but the baseline the differences in mAP50 and in mAP50-95; the interval is NaN to NaN, which is
-        within noise, where there is a single photograph or no resample.
+        For each but the baseline the differences in mAP50 and in mAP50-95; the interval is NaN to NaN where there
+        are less than `ENOUGH_PHOTOGRAPHS`, or no resample.
     """
     names, number = np.unique(np.asarray(list(map(str, photographs))), return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -351,7 +364,7 @@ def paired_bootstrap(
     for name in matches:
         if name != baseline:
             value, *draws = (maps[name] - maps[baseline]).T
-            known = np.array(draws).reshape(-1, 2) if len(names) > 1 else np.empty((0, 2))
+            known = np.array(draws if len(names) >= ENOUGH_PHOTOGRAPHS else ()).reshape(-1, 2)
             differences[name] = (_difference(value[0], known[:, 0]), _difference(value[1], known[:, 1]))
     return differences
 

@@ -56,7 +56,8 @@ def read_test_sets(*roots: str | Path) -> Dataset:
             pairs, problems = _pairs(folder)
             samples += [_sample(folder, name, *pair) for pair in pairs if _alike(pair, problems)]
             faults += [problem.replace(f"{root}/", "") for problem in problems]
-    return Dataset(tuple(samples), (), faults=tuple(faults))
+    # A line is told of each image, or pair, that cannot be tested on.
+    return Dataset(tuple(samples), (), faults=tuple(faults), left_out=len(faults))
 
 
 def _folders(root: Path) -> Iterator[Path]:

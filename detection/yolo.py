@@ -27,6 +27,7 @@ from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections, class_map
 from detection.cache import fingerprint
 from detection.dataset import Pixels
 from detection.detectors import weights_of
+from detection.enhancers import one_line
 from glare import GLAREEnhance
 from glare import weights as glare_weights
 
@@ -37,6 +38,7 @@ try:
     from ultralytics import __version__ as ultralytics_version
     from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
     from ultralytics.models.yolo.model import YOLO
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "YOLO detectors need ultralytics (AGPL-3.0): pip install 'glare-torch[detection]'."
@@ -75,10 +77,28 @@ class YOLODetector:
     def from_name(cls, name: str | Path, device: str = "cpu") -> YOLODetector:
         """Load any model ultralytics knows by name or path; a ``.pt`` is a pickle: name only what you trust.
 
+        Only what is one of ultralytics' own names is downloaded where there is no such file.
+
         Raises:
             FileNotFoundError: if ultralytics knows no such name or file.
+            ValueError: if the file is damaged, or holds no detector.
         """
-        return cls(YOLO(str(name), task="detect"), device)
+        path = Path(name)
+        own = {str(name), f"{path.stem}u.pt"} & GITHUB_ASSETS_NAMES  # yolov5s.pt is yolov5su.pt today
+        # For any other name of a checkpoint ultralytics asks GitHub.
+        if path.suffix == ".pt" and not (own or path.exists() or "://" in str(name)):
+            raise FileNotFoundError(f"Expected a checkpoint at {name} but there is none.")
+        try:
+            model = YOLO(str(name), task="detect")
+            found = cls(model, device)
+            found.names  # noqa: B018 - loads what is no checkpoint, such as an ONNX file
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever a damaged file leads the unpickler to
+            raise ValueError(f"Expected a detector at {name} but got stuck: {one_line(error)}") from error
+        if model.task != "detect":
+            raise ValueError(f"Expected a detector at {name} but got a model for the task {model.task!r}.")
+        return found
 
     @classmethod
     def from_network(cls, network: Any, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> YOLODetector:

@@ -39,13 +39,14 @@ from detection import (
     sample_set,
 )
 from detection.cache import Cache
-from detection.dataset import Pixels
+from detection.dataset import Pixels, stems
 from detection.detectors import BUILT_IN, detector
-from detection.enhancers import NAMES, Enhancer, Folder, enhancer, raw
+from detection.enhancers import NAMES, Enhancer, Folder, check_device, enhancer, raw
 from detection.evaluate import Results, collect
 from detection.extremes import comparisons
 from detection.figures import Chart, bars, curves
-from detection.html import Figure, Notes, Section, Table, write_html
+from detection.html import Figure, Notes, Section, Table, made_with_section, write_html
+from detection.measured import FaultError, blame
 from detection.provenance import command, portable, versions, without_folders
 from detection.report import (
     Panel,
@@ -60,6 +61,7 @@ from detection.report import (
     write_latex,
     write_markdown,
 )
+from detection.scores import ENOUGH_PHOTOGRAPHS
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
 
@@ -75,9 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        help="a folder of ExDark, DARK FACE or YOLO's layout, or a COCO JSON (default: the built-in set)",
+        help="a folder of ExDark, DARK FACE or YOLO's layout, a data.yaml, or a COCO JSON (default: the built-in set)",
     )
-    parser.add_argument("--split", help="of ExDark: train, val, test or a file of names (default: test)")
+    parser.add_argument(
+        "--split",
+        help="of ExDark: train, val, test or a file of names (default: test); of a data.yaml (default: val)",
+    )
     parser.add_argument("--images", type=Path, help="folder with the images of the COCO JSON")
     parser.add_argument(
         "--classes", choices=CLASSES, default="exdark", help="classes to find (default: exdark)"
@@ -111,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.path.append(os.getcwd())  # where modules named in an argument are
     try:
         run(args)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ImportError, FaultError) as error:
         sys.exit(f"detect_exdark: {error}")
 
 
@@ -121,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         clean = read_dataset(args.data, images=args.images, split=args.split, classes=CLASSES[args.classes])
     first = join(args)
+    check_device(args.device)
     for fault in clean.faults if first else ():
         print(f"Fault: {fault}", flush=True)
     dark_already = any(sample.light != Sample.light for sample in clean.samples)
@@ -128,6 +134,9 @@ def run(args: argparse.Namespace) -> None:
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
     enhancers = by_name(args.enhancers, lambda name: enhancer(name, args.device))
     built = by_name(args.detector, lambda name: detector(name, device=args.device))
+    for name, one in built.items():
+        with blame(f"detector `{name}`"):
+            one([np.zeros((64, 64, 3), np.uint8)])
     detectors = built if len(built) > 1 else next(iter(built.values()))
     lpips = LPIPS(args.lpips).to(args.device) if args.lpips else None
     args.out.mkdir(parents=True, exist_ok=True)
@@ -152,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": versions(),
         "data": {"sha256": results.fingerprint, "used": table.attrs["used"], "of": table.attrs["of"]},
         "detectors": {name: getattr(one, "identity", None) for name, one in built.items()},
-        "enhancers": {name: getattr(one, "identity", None) for name, one in enhancers.items()},
+        "enhancers": {name: getattr(enhancers[name], "identity", None) for name in results.enhancers},
     }
     write(args.out, results, table, enhancers, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
@@ -181,6 +190,9 @@ def write(
     write_latex(short, notes, out / "results.tex")
     write_json(table, {**made_with, "notes": notes}, out / "results.json")
     figures = []
+    for old in out.iterdir():  # of an earlier run, whose detectors may have been others
+        if re.fullmatch(r"(by_light|precision_recall)(-.+)?\.(png|pdf)", old.name):
+            old.unlink()
     for stem, caption, chart in charts(results, table):
         for kind in ("png", "pdf"):
             chart.save(out / f"{stem}.{kind}")
@@ -201,13 +213,7 @@ def write(
             *([Section("The best and the worst images", [Notes([best_and_worst])])] if pairs else []),
             *(Section(name, pictures) for name, pictures in pairs.items()),
             Section("By size and class", [Table("Average recall and precision", long)]),
-            Section(
-                "Made with",
-                [
-                    Notes([made_with["command"], f"data {made_with['data']['sha256']}"]),
-                    Notes([f"{package} {version}" for package, version in made_with["versions"].items()]),
-                ],
-            ),
+            made_with_section(made_with),
         ],
     )
 
@@ -261,6 +267,8 @@ class Pictures:
     def __init__(self, folder: Path, data: Dataset) -> None:
         self.folder = folder
         self.classes = data.classes
+        names = list(dict.fromkeys(sample.name for sample in data.samples))
+        self.stems = dict(zip(names, stems([name.replace("/", "_") for name in names]), strict=True))
         self.name = ""
         self.rows: list[Image.Image] = []
 
@@ -273,8 +281,7 @@ class Pictures:
         panels += [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
         self.rows.append(side_by_side([panels], self.classes))
         # Written anew with every light, so that it is whole whenever the run ends.
-        file = Path(sample.name.replace("/", "_")).with_suffix(".jpg")
-        save_picture(stacked(self.rows), self.folder / file)
+        save_picture(stacked(self.rows), self.folder / f"{self.stems[sample.name]}.jpg")
 
 
 def notes_on(
@@ -291,9 +298,8 @@ def notes_on(
         f"Each row rests on {rests}{f': {clean.note}' if clean.note else ''}.",
         f"Used {table.attrs['used']} of {table.attrs['of']} images; what failed anywhere counts in no row.",
         f"Detector {', '.join(detectors)}, seed {args.seed}, {args.device}. All rows of a light saw the same noise.",
-        "mAP by pycocotools over the classes that occur. Against raw: the difference in mAP50 and the middle 95 % of "
-        "it over 1000 draws of the photographs; within noise means that 0 is in there. VOC_AP50: the area under the "
-        "precision-recall curve, as in PASCAL VOC since 2010.",
+        "mAP by pycocotools over the classes that occur. VOC_AP50: the area under the precision-recall curve, as in "
+        "PASCAL VOC since 2010.",
         "PSNR (dB) and SSIM (Gaussian window, σ = 1.5) are against the image before darkening, without GT-mean. ms: "
         "mean per image, the enhancer alone. MB: the highest memory of "
         + (
@@ -302,6 +308,15 @@ def notes_on(
             else "the whole process meanwhile."
         ),
     ]
+    judged = int(table["verdict"].ne("").sum())
+    if judged:
+        notes.insert(
+            4,
+            "Against raw: the difference in mAP50 and the middle 95 % of it over 1000 draws of the photographs; within "
+            f"noise means that 0 is in there, too few images that there are less than {ENOUGH_PHOTOGRAPHS} "
+            f"photographs, on which no interval can be relied. Of the {judged} rows that are compared, each has a "
+            "chance of 5 % to be called better or worse where there is no effect: look for what holds in many rows.",
+        )
     return notes + [f"Fault: {fault}" for fault in faults]
 
 

@@ -25,9 +25,19 @@ import torch
 from detection import darken, sample_set
 from detection.cache import Cache
 from detection.dataset import whole_file
-from detection.enhancers import NAMES, enhancer
+from detection.enhancers import NAMES, check_device, enhancer
 from detection.figures import bars
-from detection.html import Comparison, Figure, Notes, Section, Table, jpeg, write_html
+from detection.html import (
+    Comparison,
+    Figure,
+    Notes,
+    Section,
+    Table,
+    jpeg,
+    made_with_section,
+    write_html,
+)
+from detection.provenance import command, versions, without_folders
 from detection.report import cell, write_csv, write_json, write_latex, write_markdown
 from detection.restoration import (
     GT_MEAN,
@@ -77,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/enhance_lol"))
     parser.add_argument("--cache", type=Path, help="folder of enhanced images (default: cache in --out)")
     args = parser.parse_args(arguments)
+    args.typed = sys.argv[1:] if arguments is None else arguments
     sys.path.append(os.getcwd())  # where modules named in an argument are
     try:
         run(args)
@@ -88,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_test_sets(*args.data) if args.data else darken(sample_set(), *LEVELS)
     for fault in data.faults:
         print(f"Fault: {fault}", flush=True)
+    check_device(args.device)
     enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     lpips = LPIPS(None if args.lpips == DOWNLOAD else args.lpips).to(args.device) if args.lpips else None
     args.out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
 
     found = restore(data, enhancers, gt_mean=args.gt_mean, cache=cache, lpips=lpips, progress=True)
     warnings, overlaps = trained_on_test(found.samples, found.enhancers)
-    notes = [*warnings, *notes_on(found, args)]
+    notes = [without_folders(note) for note in [*warnings, *notes_on(found, args)]]
     table = found.table()
     read = overview(table)
 
@@ -105,8 +117,16 @@ def run(args: argparse.Namespace) -> None:
     write_markdown(read, notes, args.out / "results.md")
     write_latex(read, notes, args.out / "results.tex")
     about = {
+        "command": command("experiments/enhance_lol.py", args.typed),
+        "versions": versions(),
+        "data": {
+            "sha256": found.fingerprint,
+            "used": len(found.samples),
+            "of": len(found.dataset) + found.dataset.left_out,
+        },
+        "enhancers": {name: getattr(one, "identity", None) for name, one in found.enhancers.items()},
         "notes": notes,
-        "faults": found.faults,
+        "faults": [without_folders(fault) for fault in found.faults],
         "overlaps": {
             name: [
                 {"file": str(o.file), "trained": o.trained, "by": o.by, "bits": o.bits} for o in of_weights
@@ -115,7 +135,8 @@ def run(args: argparse.Namespace) -> None:
         },
     }
     write_json(table, about, args.out / "results.json")
-    write_page(found, table, read, notes, args.out / "report.html")
+    made_with = made_with_section(about)
+    write_page(found, table, read, notes, made_with, args.out / "report.html")
     print(read.to_string(index=False, na_rep="", formatters=formats(read)))
     print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
 
@@ -130,7 +151,7 @@ def formats(table: pd.DataFrame) -> dict[str, object]:
 
 def notes_on(found: Restoration, args: argparse.Namespace) -> list[str]:
     """What a reader has to know to judge the table."""
-    of = f"Used {len(found.samples)} of {len(found.dataset)} images"
+    of = f"Used {len(found.samples)} of {len(found.dataset) + found.dataset.left_out} images"
     notes = [
         f"{of}: {found.dataset.note}." if found.dataset.note else f"{of}.",
         f"Faults: {len(found.faults)}. What is wrong anywhere is listed below and counts in no row."
@@ -163,7 +184,12 @@ def notes_on(found: Restoration, args: argparse.Namespace) -> list[str]:
 
 
 def write_page(
-    found: Restoration, table: pd.DataFrame, read: pd.DataFrame, notes: Sequence[str], path: Path
+    found: Restoration,
+    table: pd.DataFrame,
+    read: pd.DataFrame,
+    notes: Sequence[str],
+    made_with: Section,
+    path: Path,
 ) -> None:
     """The table, the figures as bars, and for each enhancer the images that it does best and worst on."""
     results: list[Table | Figure | Comparison | Notes] = [Table("All sets", read), Notes(notes)]
@@ -195,7 +221,7 @@ def write_page(
                 )
         if pictures:
             sections.append(Section(f"{name}: best and worst by {main}", pictures))
-    write_html(path, "Enhancers in the dark", sections)
+    write_html(path, "Enhancers in the dark", [*sections, made_with])
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from detection import (
 )
 from detection.dataset import Pixels
 from detection.enhancers import Folder, enhanced_by, enhancer, raw
+from detection.folders import yolo_splits
 from detection.report import rounded, write_csv, write_markdown
 from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from glare.data.degrade import LEVELS
@@ -155,6 +156,10 @@ def compare(args: argparse.Namespace) -> None:
 def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     """What to train and what to measure on, darkened if asked for."""
     official = ("train", "test") if (args.data / exdark.LIST).exists() else (None, None)
+    if args.data.is_dir() or args.data.suffix in (".yaml", ".yml"):
+        places = yolo_splits(args.data)
+        if places.get("train") and places.get("val") and places["train"] != places["val"]:
+            official = ("train", "val")
     train_split, test_split = args.split or official
     training = read_dataset(args.data, split=train_split)
     if args.test:
@@ -163,7 +168,7 @@ def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
         testing = read_dataset(args.data, split=test_split)
     else:
         samples = sorted(training.samples, key=lambda sample: sample.name)
-        testing = replace(training, samples=tuple(samples[4::5]), faults=())
+        testing = replace(training, samples=tuple(samples[4::5]), faults=(), left_out=0)
         training = replace(training, samples=tuple(s for i, s in enumerate(samples) if i % 5 != 4))
     if not training.samples or not testing.samples:
         raise ValueError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from detection.coco import read_coco
-from detection.dataset import Dataset, Sample, load_image
+from detection.dataset import Dataset
 
 # Where each photograph lies in its package, so that no package has to be imported to find it.
 _PHOTOGRAPHS = {
@@ -31,16 +30,8 @@ def sample_set() -> Dataset:
     Raises:
         ModuleNotFoundError: if one of the two packages is not installed.
     """
-    labelled = read_coco(Path(__file__).with_name("annotations.json"), Path(__file__).parent)
-    return replace(
-        labelled,
-        samples=tuple(_at(sample, _photograph(sample.name)) for sample in labelled.samples),
-        note="six photographs, a demonstration and no measurement",
-    )
-
-
-def _at(sample: Sample, path: Path) -> Sample:
-    return replace(sample, load=partial(load_image, path), path=path)
+    labelled = read_coco(Path(__file__).with_name("annotations.json"), _photograph)
+    return replace(labelled, note="six photographs, a demonstration and no measurement")
 
 
 def _photograph(name: str) -> Path:

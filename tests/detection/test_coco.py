@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,42 @@ class TestCOCO:
     def test_eighty_classes_on_request(self, tmp_path: Path, coco: dict[str, Any]) -> None:
         labels = read_coco(write(tmp_path, coco), classes=COCO_CLASSES).samples[0].labels
         assert [COCO_CLASSES[label] for label in labels] == ["person", "zebra", "person"]
+
+    def test_boxes_beyond_the_image_and_missing_images(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        for bbox in ([90, -5, 30, 15], [200, 0, 5, 5], [50, 5, -20, 5]):
+            coco["annotations"].append({"image_id": 0, "category_id": 1, "bbox": bbox})
+        (tmp_path / "images" / "a.png").unlink()  # the first, by which the folder is found too
+        data = read_coco(write(tmp_path, coco))
+        (sample,) = data.samples
+        assert sample.boxes.tolist() == [[90, 0, 100, 10]]
+        assert data.left_out == 1
+        missing, cut, dropped = data.faults
+        assert missing.startswith("a.png: ")
+        assert cut == "b.png: cut 1 of 3 boxes, as the image measures 100×50 pixels"
+        assert dropped == "b.png: dropped 2 of 3 boxes, as the image measures 100×50 pixels"
+        assert darken(data, "mild", "dark").left_out == 2
+
+    @pytest.mark.parametrize(
+        ("bad", "fault"),
+        [
+            ({"image_id": 999}, "unknown image_id 999"),
+            ({"image_id": [7]}, "unhashable"),
+            ({"category_id": 77}, "unknown category_id 77"),
+            ({"bbox": []}, r"bbox .* but got \[\]"),
+            ({"bbox": [0, 0, 9, None]}, "None"),
+            ({"bbox": [0, 0, 9, float("nan")]}, "finite"),
+        ],
+    )
+    def test_an_annotation_that_makes_no_sense(
+        self, tmp_path: Path, coco: dict[str, Any], bad: dict[str, Any], fault: str
+    ) -> None:
+        del coco["annotations"][3]
+        coco["annotations"].append({**coco["annotations"][0], **bad})
+        data = read_coco(write(tmp_path, coco))
+        assert data.samples[0].boxes.tolist() == [[10, 20, 40, 25], [0, 0, 9, 9]]
+        assert data.left_out == 0
+        (line,) = data.faults
+        assert re.match(f"annotations.json, annotation 4: .*{fault}", line)
 
     def test_errors(self, tmp_path: Path, coco: dict[str, Any]) -> None:
         with pytest.raises(FileNotFoundError, match="neither"):

@@ -82,9 +82,9 @@ def test_two_photographs(
     text = (out / "results.md").read_text()
     assert text.splitlines()[0].startswith("| light | enhancer | mAP50 | against raw | mAP50-95 | VOC_AP50 |")
     assert "| light | enhancer | AR | AP_small | AP_medium | AP_large | AP50 Bicycle |" in text
-    assert re.search(
-        r"\| mild \| gamma \| [01]\.\d{4} \| [+-]0\.\d{3} \[.*\] (within noise|better|worse) \|", text
-    )
+    assert re.search(r"\| mild \| gamma \| [01]\.\d{4} \| [+-]0\.\d{3} too few images \|", text)
+    assert "too few images that there are less than 10 photographs" in text
+    assert "Of the 3 rows that are compared" in text
     assert "2 images with 3 boxes" in text
     assert "Used 4 of 6 images" in text
     assert "Fault: broken.png" in text
@@ -130,12 +130,30 @@ def test_two_photographs(
         assert picture.height > 2 * 260  # two lights of a 600×400 photograph
 
 
+def test_names_are_kept_apart_and_old_charts_go(
+    main: Callable[[list[str]], None], ours: Path, two: Path
+) -> None:
+    content = json.loads((two / "annotations.json").read_text())
+    content["images"].append({"id": 10, "file_name": "chelsea.jpg"})
+    (two / "annotations.json").write_text(json.dumps(content))
+    Image.open(two / "chelsea.png").save(two / "chelsea.jpg")
+    out = ours / "out"
+    out.mkdir()
+    for name in ("by_light-gone.png", "precision_recall-gone.pdf", "by_light-mine.txt", "mine.png"):
+        (out / name).write_text("")
+    main(f"--data {two} --levels none --enhancers raw {ours_in} --out out".split())
+    files = {file.name for file in out.iterdir()}
+    assert files >= {"chelsea.jpg.jpg", "chelsea.png.jpg", "coffee.jpg", "by_light-mine.txt", "mine.png"}
+    assert not files & {"by_light-gone.png", "precision_recall-gone.pdf"}
+
+
 def test_dark_photographs_as_they_are(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:
     data = two / "annotations.json"
     main(f"--data {data} --enhancers raw --levels none --device cpu --out {tmp_path}".split())
     (row,) = read(tmp_path / "results.csv")
     assert row["light"] == "as stored"
     assert row["PSNR"] == row["SSIM"] == ""
+    assert "Against raw" not in (tmp_path / "results.md").read_text()  # there is nothing else
 
 
 def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_path: Path) -> None:
@@ -159,7 +177,8 @@ def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_p
     ]
     assert all(float(row["mAP50"]) == 1 for row in rows)
     text = (tmp_path / "out" / "results.md").read_text()
-    assert "ExDark, test: 2 of 3 images" in text
+    assert "2 images with 2 boxes: ExDark, test." in text
+    assert "Used 2 of 3 images" in text
     assert "Fault: Cup/d.png: there is no d.png" in text
     main([*run, "--split", "train", "--levels", "mild"])
     assert [row["light"] for row in read(tmp_path / "out" / "results.csv")] == ["mild"]
@@ -199,6 +218,10 @@ class Halves:
             boxes = np.array([[0, 0, width, height], [width * image.mean() / 255, 0, width, height]])
             found.append(Detections(boxes, np.array([0.4, 0.6]), np.array([len(image) % 3, 0])))
         return found
+
+class Broken(Halves):
+    def __call__(self, images):
+        raise RuntimeError("no luck")
 """
 
 
@@ -261,7 +284,9 @@ def test_faults_and_several_detectors(
         (f"{module}:Halves", "1"),
     ]
     printed = capsys.readouterr().out
-    assert f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: no coffee" in printed
+    assert (
+        f"Fault: coffee.png (dark): enhancer `{module}:fails_on_coffee`: RuntimeError: no coffee" in printed
+    )
     assert "Used 1 of 3 images" in printed
     assert f"By day, before darkening: {module}:Halves: mAP50" in printed
     assert (ours / "out" / "by_light-ours_for_detect_exdark_Halves.png").is_file()
@@ -272,7 +297,7 @@ def test_faults_and_several_detectors(
     [
         ("--data {two}/missing", "neither"),
         ("--data {two}/annotations.json --images {two}/nowhere", "`images` to be a folder"),
-        ("--data {two}/annotations.json --split val", "`split` with ExDark alone"),
+        ("--data {two}/annotations.json --split val", "`split` with ExDark or YOLO's layout alone"),
         ("--enhancers raw,magic", "'magic'"),
         ("--enhancers no_such_module:enhance", "no_such_module"),
         ("--enhancers raw,onnx:{two}/gone.onnx", r"gone\.onnx"),
@@ -280,14 +305,33 @@ def test_faults_and_several_detectors(
         ("--detector no_such_module:Detector", "no_such_module"),
         ("--lpips {two}/gone.pth", r"gone\.pth"),
         ("--levels dusk", "mild, dark, extreme but got 'dusk'"),
-        ("--detector {two}/missing.pt --enhancers raw", r"missing\.pt"),
+        ("--detector {two}/missing.pt --enhancers raw", r"a checkpoint at .*missing\.pt but there is none"),
+        ("--detector nosuch.pt --enhancers raw", r"a checkpoint at nosuch\.pt but there is none"),
+        ("--detector {two}/broken.pt --enhancers raw", r"a detector at .*broken\.pt but got stuck"),
+        ("--detector {two}/broken.png --enhancers raw", r"a detector at .*broken\.png but got stuck"),
+        (
+            "--detector fasterrcnn_mobilenet_v3_large_fpn={two}/broken.pt",
+            r"weights of fasterrcnn.* got stuck",
+        ),
+        ("--enhancers raw,glare={two}/broken.safetensors", r"weights of GLARE at .* got stuck"),
+        ("--device nowhere", "`device` to be one that torch has but got 'nowhere'"),
     ],
 )
 def test_mistakes_are_named(
     main: Callable[[list[str]], None], two: Path, tmp_path: Path, arguments: str, message: str
 ) -> None:
+    for name in ("broken.pt", "broken.safetensors"):
+        shutil.copy(two / "broken.png", two / name)
     with pytest.raises(SystemExit, match=message):
-        main([*arguments.format(two=two).split(), "--device", "cpu", "--out", str(tmp_path / "out")])
+        main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments.format(two=two).split()])
+
+
+def test_a_detector_that_fails_is_told_at_the_start(
+    main: Callable[[list[str]], None], ours: Path, two: Path
+) -> None:
+    detector = "--detector ours_for_detect_exdark:Broken"
+    with pytest.raises(SystemExit, match="detector `ours_for_detect_exdark:Broken`: RuntimeError: no luck"):
+        main(f"--data {two} --enhancers raw --device cpu --out out {detector}".split())
 
 
 def test_nothing_readable(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_pairs_and_images_alone(
     )
     assert text.startswith(head)
     for said in (text, printed):
-        assert "Used 3 of 3 images." in said
+        assert "Used 3 of 4 images." in said
         assert "Faults: 1." in said
         assert "Fault: low/alone.png has no partner" in said
         assert "Quote the plain ones" in said
@@ -110,10 +110,18 @@ def test_pairs_and_images_alone(
     content = json.loads((out / "results.json").read_text())
     assert len(content["rows"]) == 6
     assert content["faults"] == ["low/alone.png has no partner"]
+    assert content["command"].startswith("python experiments/enhance_lol.py --data ")
+    assert len(content["data"].pop("sha256")) == 64
+    assert content["data"] == {"used": 3, "of": 4}
+    assert "torch" in content["versions"]
+    assert content["enhancers"]["histogram"].startswith("histogram ")
     assert content["rows"][0]["PSNR"] == pytest.approx(sum(of_raw) / 2, abs=1e-9)
     assert r"\toprule" in (out / "results.tex").read_text()
     page = (out / "report.html").read_text()
     assert "histogram: best and worst by PSNR" in page
+    assert content["command"].split(" --enhancers")[0] in page
+    for name in ("results.json", "results.md", "results.tex", "report.html"):
+        assert str(tmp_path) not in (out / name).read_text()
     assert "coffee.png" in page
 
 
@@ -137,8 +145,9 @@ def test_built_in_set(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--enhancers magic", "'magic'"),
         ("--lpips {0}/gone.pth", r"gone\.pth"),
         ("--enhancers folder:{0}/gone", "enhanced images in"),
+        ("--enhancers raw --device nowhere", "`device` to be one that torch has but got 'nowhere'"),
     ],
 )
 def test_mistakes_are_named(main: Main, tmp_path: Path, arguments: str, message: str) -> None:
     with pytest.raises(SystemExit, match=f"enhance_lol: .*{message}"):
-        main([*arguments.format(tmp_path).split(), "--device", "cpu", "--out", str(tmp_path / "out")])
+        main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments.format(tmp_path).split()])

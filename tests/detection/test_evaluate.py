@@ -143,7 +143,7 @@ class TestEvaluate:
         clean = sample_set()
         cat = Dataset(clean.samples[3:4])
         evaluate(darken(cat, "dark", "extreme"), Bright(), {name: keep(name) for name in seen})
-        assert len(set(seen["a"])) == 3  # a warm-up on a corner, then two levels
+        assert len(set(seen["a"])) == 3  # the trial at the start, then two levels
         assert seen["a"] == seen["b"]
 
     def test_no_reference_no_psnr(self) -> None:
@@ -159,10 +159,10 @@ class TestEvaluate:
         bad = Sample("bad", broken, good[0].boxes, good[0].labels, good[0].crowd)
         data = Dataset((bad, *good, bad), faults=("gone.png: missing",))
         table = evaluate(data, Bright(), {"raw": lambda image: image})
-        assert table.attrs["faults"] == ["gone.png: missing", "bad: truncated"]
+        assert table.attrs["faults"] == ["gone.png: missing", "bad: OSError: truncated"]
         assert table["images"].tolist() == [1, 1, 2]
         assert (table.attrs["used"], table.attrs["of"]) == (2, 4)
-        with pytest.raises(ValueError, match=r"at least one readable image.*bad: truncated"):
+        with pytest.raises(ValueError, match=r"at least one readable image.*bad: OSError: truncated"):
             evaluate(Dataset((bad,)), Bright(), {"raw": lambda image: image})
 
     def test_detector_that_knows_no_class_of_the_set(self) -> None:
@@ -281,8 +281,8 @@ class TestFaults:
         table = evaluate(squares("day", "dusk"), Bright(), {"raw": raw, "choosy": choosy})
         assert table["images"].tolist() == [5, 5, 5, 5, 10, 10]  # in no row, so that they stay paired
         assert table.attrs["faults"] == [
-            "2.png (day): enhancer `choosy`: does not like 72",
-            "2.png (dusk): enhancer `choosy`: does not like 72",
+            "2.png (day): enhancer `choosy`: RuntimeError: does not like 72",
+            "2.png (dusk): enhancer `choosy`: RuntimeError: does not like 72",
         ]
 
     def test_detector_that_fails_on_one_image(self) -> None:
@@ -308,9 +308,26 @@ class TestFaults:
         table = evaluate(Dataset((good[0], unpaired)), Bright(), {"raw": raw})
         assert table["images"].tolist() == [2]
 
-    def test_fails_always(self) -> None:
-        with pytest.raises(ValueError, match=r"got none\. 0\.png \(day\): enhancer `bad`: 1; 1\.png"):
-            evaluate(squares(), Bright(), {"raw": raw, "bad": lambda image: {}[1]})
+    def test_an_enhancer_that_always_fails_is_left_out(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def bad(image: Pixels) -> Pixels:
+            return {}[1]  # type: ignore[no-any-return]
+
+        def picky(image: Pixels) -> Pixels:
+            return {100: image}[len(image)]  # as a network for one size
+
+        def smaller(image: Pixels) -> Pixels:
+            return image[::2]
+
+        enhancers = {"raw": raw, "bad": bad, "picky": picky, "smaller": smaller}
+        table = evaluate(squares(), Bright(), enhancers, progress=True)
+        assert table["enhancer"].tolist() == ["raw", "picky"]
+        assert table["images"].tolist() == [6, 6]
+        first, second = table.attrs["faults"]
+        assert first == "enhancer `bad` is left out, as it failed on all that it was tried on: KeyError: 1"
+        assert second.startswith("enhancer `smaller` is left out")
+        assert f"Fault: {first}" in capsys.readouterr().out
+        with pytest.raises(ValueError, match=r"none\. enhancer `bad` is left out"):
+            evaluate(squares(), Bright(), {"bad": bad})
 
     def test_missing_in_a_folder(self, tmp_path: Path) -> None:
         data = squares("day", "dusk")
@@ -321,7 +338,7 @@ class TestFaults:
         Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "dusk" / "0.png")
         table = evaluate(data, Bright(), {"raw": raw, "folder": Folder(tmp_path), "lift": lift})
         assert table["images"].tolist() == [5, 5, 5, 4, 4, 4, 9, 9, 9]
-        missing = "5.png ({0}): enhancer `folder`: expected one image of that name in "
+        missing = "5.png ({0}): enhancer `folder`: FileNotFoundError: expected one image of that name in "
         faults = table.attrs["faults"]
         assert "Expected enhancer `folder` to return uint8 (100, 100, 3) but got uint8 (9, 9, 3)" in faults[0]
         assert [fault.startswith(missing.format(light)) for fault in faults[1:] for light in ("day", "dusk")]
@@ -485,6 +502,25 @@ class TestPrice:
         assert table["ms"]["raw"] == 0
         assert 50 <= table["ms"]["slow"] < 90
         assert (table["detector_ms"] >= 20).all()
+
+    def test_nothing_is_loaded_while_a_call_is_timed(self) -> None:
+        timed: list[bool] = [False]
+        disturbed: list[bool] = []
+
+        def slow(image: Pixels) -> Pixels:
+            timed[0] = True
+            sleep(0.02)
+            timed[0] = False
+            return image
+
+        def load(sample: Sample) -> Pixels:
+            disturbed.append(timed[0])
+            return sample.load()
+
+        data = squares(count=4)
+        watched = [replace(sample, load=partial(load, sample)) for sample in data.samples]
+        evaluate(replace(data, samples=tuple(watched)), Bright(), {"raw": raw, "slow": slow})
+        assert disturbed == [False] * 4
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:

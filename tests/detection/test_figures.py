@@ -31,6 +31,19 @@ def test_a_bar_for_each_row() -> None:
     assert [line[:, 0].tolist() for line in lines] == [[0.45, 0.55], [0.2, 0.45]]  # raw has none
 
 
+def test_axis_starts_at_zero() -> None:
+    table = TABLE.assign(mAP50=[0.1, 0.02, 0.1, 0.02], low=[NAN, -0.2, NAN, -0.1])
+    (axes,) = bars(table, "mAP50", interval=("low", "high")).figure.axes
+    assert axes.get_xlim()[0] == 0
+    (axes,) = bars(table, "low").figure.axes
+    assert axes.get_xlim()[0] < -0.2
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_bar_without_an_end(tmp_path: Path) -> None:
+    bars(TABLE.assign(mAP50=[float("inf"), 0.5, 0.4, 0.3]), "mAP50").save(tmp_path / "a.png")
+
+
 def test_a_curve_for_each_series() -> None:
     table = pd.DataFrame(
         {"recall": [0, 1, 0, 1], "precision": [1, 0.5, 1, 0.2], "enhancer": ["a", "a", "b", "b"]}

@@ -69,6 +69,19 @@ def test_enhancer_that_changes_the_size(script: ModuleType, photographs: Path, t
         data.samples[0].load()
 
 
+def test_splits_of_a_data_yaml(script: ModuleType, tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/c"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / "images" / f"{name}.png")
+    described = "train: images/train\nval: images/val\nnames: [dog]\n"
+    (tmp_path / "data.yaml").write_text(described)
+    args = argparse.Namespace(data=tmp_path, split=None, test=None, levels="none")
+    training, testing = script.split(args)
+    assert [sample.name for sample in training.samples] == ["a.png", "b.png"]
+    assert [sample.name for sample in testing.samples] == ["c.png"]
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A YOLO folder of six photographs, 96 pixels wide."""

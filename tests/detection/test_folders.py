@@ -71,11 +71,22 @@ class TestYOLO:
             "val/short.png",
             "val/words.png",
         ]
+        assert data.left_out == 4
 
     def test_no_number_is_no_box(self, yolo: Path) -> None:
         (yolo / "labels/val/a.txt").write_text("0 0.5 nan 0.5 0.2\n", encoding="utf-8")
         (fault,) = read_yolo(yolo).faults
         assert fault.startswith("val/a.png: expected finite numbers")
+
+    def test_boxes_beyond_the_image(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.9 0.5 0.4 0.2\n0 2 2 0.1 0.1\n0 0.5 0.5 -0.1 0.1\n")
+        data = read_yolo(yolo)
+        np.testing.assert_allclose(data.samples[0].boxes, [[140, 40, 200, 60]])
+        assert data.samples[0].labels.shape == data.samples[0].crowd.shape == (1,)
+        assert data.faults == (
+            "val/a.png: cut 1 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 2 of 3 boxes, as the image measures 200×100 pixels",
+        )
 
     def test_errors(self, tmp_path: Path, yolo: Path) -> None:
         with pytest.raises(FileNotFoundError, match="images"):
@@ -83,9 +94,74 @@ class TestYOLO:
         (yolo / "data.yaml").write_text("nc: 3", encoding="utf-8")
         with pytest.raises(ValueError, match="list `names`"):
             read_yolo(yolo)
+        (yolo / "data.yaml").unlink()
         (yolo / "labels").rename(yolo / "label")
         with pytest.raises(FileNotFoundError, match="Expected the labels"):
             read_yolo(yolo)
+
+
+class TestSplits:
+    """What ultralytics' ``data.yaml`` names."""
+
+    def image(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 100)).save(file)
+
+    def label(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("0 0.5 0.5 0.5 0.2\n")
+
+    @pytest.fixture
+    def usual(self, tmp_path: Path) -> Path:
+        for name in ("images/train/a.png", "images/train/b.png", "images/val/c.png"):
+            self.image(tmp_path / name)
+        for name in ("labels/train/a.txt", "labels/val/c.txt"):
+            self.label(tmp_path / name)
+        (tmp_path / "data.yaml").write_text(
+            "path: .\ntrain: images/train\nval: images/val\ntest:\nnames: [dog]\n"
+        )
+        return tmp_path
+
+    def test_usual_layout(self, usual: Path) -> None:
+        for path in (usual, usual / "data.yaml"):
+            train, val = (read_dataset(path, split=split) for split in ("train", None))
+            assert [sample.name for sample in train.samples] == ["a.png", "b.png"]
+            assert [len(sample.boxes) for sample in train.samples] == [1, 0]
+            assert [sample.name for sample in val.samples] == ["c.png"]
+            assert EXDARK_CLASSES[val.samples[0].labels[0]] == "Dog"
+            assert (train.note, val.note) == ("train of data.yaml", "val of data.yaml")
+            assert train.faults == val.faults == ()
+
+    def test_roboflow(self, tmp_path: Path) -> None:
+        for part in ("train", "valid"):
+            self.image(tmp_path / part / "images" / f"{part}.png")
+            self.label(tmp_path / part / "labels" / f"{part}.txt")
+        text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: {0: dog}\n"
+        (tmp_path / "data.yaml").write_text(text)
+        assert [sample.name for sample in read_dataset(tmp_path).samples] == ["valid.png"]
+        assert [len(sample.boxes) for sample in read_yolo(tmp_path, "train").samples] == [1]
+        with pytest.raises(FileNotFoundError, match=r"\.\./test/images, test of .*data\.yaml"):
+            read_yolo(tmp_path, "test")
+
+    def test_several_folders_and_a_place_that_is_gone(self, usual: Path) -> None:
+        text = "path: /nowhere\ntrain: [images/train, images/val]\nval: images/gone\nnames: [dog]\n"
+        (usual / "data.yaml").write_text(text)
+        everything = ["train/a.png", "train/b.png", "val/c.png"]
+        assert [sample.name for sample in read_yolo(usual, "train").samples] == everything
+        assert [sample.name for sample in read_yolo(usual).samples] == everything
+        assert read_yolo(usual).note == ""
+
+    def test_errors(self, usual: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"`split` to be one that .* names \(train, val\) but got 'test'"
+        ):
+            read_yolo(usual, "test")
+        (usual / "data.yaml").write_text("names: [dog")
+        with pytest.raises(ValueError, match=r"YAML in .*data\.yaml"):
+            read_yolo(usual)
+        (usual / "data.yaml").unlink()
+        with pytest.raises(ValueError, match=r"names \(none\) but got 'val'"):
+            read_yolo(usual, "val")
 
 
 class TestDarkFace:
@@ -199,6 +275,18 @@ class TestWriting:
         for one, other in zip(night.samples, again.samples, strict=True):
             assert np.array_equal(other.load(), one.load())
 
+    def test_names_that_differ_in_their_endings_alone(self, exdark: Any, tmp_path: Path) -> None:
+        exdark.add("Dog/a.jpg", "Dog 1 1 7 5", listed="9 1 1 3")
+        exdark.add("Dog/a.png", "Dog 2 2 8 6", "Dog 3 3 9 7", listed="9 1 1 3")
+        exdark.add("Dog/b.png", listed="9 1 1 3")
+        again = write_yolo(ExDark(exdark.root, "test"), tmp_path / "yolo")
+        assert [(sample.name, len(sample.boxes)) for sample in again.samples] == [
+            ("Dog/a.jpg.jpg", 1),
+            ("Dog/a.png.png", 2),
+            ("Dog/b.png", 0),
+        ]
+        assert again.faults == ()
+
     def test_crowds_and_what_cannot_be_read(self, data: Dataset, tmp_path: Path) -> None:
         cat, dog, empty = data.samples
         assert cat.path is not None
@@ -216,6 +304,7 @@ class TestWriting:
             "Dog/c.png",
             "Dog/c.png",
         ]
+        assert again.left_out == 1
         assert not list((tmp_path / "yolo").rglob(".*"))
 
     def test_rounding_is_no_fault(self, data: Dataset, tmp_path: Path) -> None:
@@ -231,7 +320,7 @@ class TestWriting:
             write_yolo({}, tmp_path / "yolo")
         with pytest.raises(ValueError, match="one list of classes"):
             write_yolo({"train": data, "val": replace(data, classes=("face",))}, tmp_path / "yolo")
-        with pytest.raises(ValueError, match=r"got Cat/a\.jpg and Cat/a\.jpg"):
+        with pytest.raises(ValueError, match=r"got cat/a\.jpg twice"):
             write_yolo(darken(data, "mild", "dark"), tmp_path / "yolo")
         for name in ("../a.jpg", "/a.jpg", ""):
             outside = replace(data, samples=(replace(data.samples[0], name=name),))

@@ -30,7 +30,8 @@ def plain(colour: tuple[int, int, int]) -> bytes:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chart = BytesIO()
     Image.new("RGB", (300, 200), "white").save(chart, format="PNG")
-    wide = pd.DataFrame({f"a column with a long name {i}": [i, i + 1] for i in range(12)})
+    columns = {f"a column with a long name {i}": [i, i + 1] for i in range(12)}
+    wide = pd.DataFrame({"light": ["dark", "dark"], "enhancer": ["raw", "gamma"], **columns})
     pairs = [Comparison(f"{name}.png", plain((0, 0, 0)), plain((250, 0, 0)), "21.3 dB") for name in "ab"]
     file = tmp_path_factory.mktemp("html") / "report.html"
     write_html(
@@ -55,7 +56,7 @@ def test_page_needs_nothing_beside_it(page: Path) -> None:
     assert not re.search(r"https?://|@import|url\(", text)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "<title>What &amp; why</title>" in text
-    assert '<td>g&lt;amma</td><td class="number">0.2500</td><td class="number"></td>' in text
+    assert '<td class="key">g&lt;amma</td><td class="number">0.2500</td><td class="number"></td>' in text
     assert "<li>An &lt; other.</li>" in text
 
 
@@ -161,6 +162,12 @@ class TestInABrowser:
             assert run("return document.documentElement.scrollWidth") <= 360
             assert run(
                 "return [...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+            )
+            # The second table has its enhancers in the second column, and keeps them.
+            assert run(
+                "const box = document.querySelectorAll('.scroll')[1], left = e => e.getBoundingClientRect().left;"
+                "box.scrollLeft = 9999;"
+                "return ['td', 'th'].every(kind => Math.abs(left(box.querySelector(`${kind}.key`)) - left(box)) < 3)"
             )
             assert all(pair.size["width"] <= 360 for pair in browser.find_elements("css selector", ".slider"))
             background = run("return getComputedStyle(document.body).backgroundColor")

@@ -27,5 +27,6 @@ def test_errors(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="Expected images"):
         read_dataset(tmp_path)
-    with pytest.raises(ValueError, match="`split` with ExDark alone"):
+    (tmp_path / "annotations.json").write_text("{}")
+    with pytest.raises(ValueError, match="`split` with ExDark or YOLO's layout alone"):
         read_dataset(tmp_path, split="val")

@@ -109,8 +109,10 @@ class TestOverview:
         assert short["against raw"].tolist() == ["", "+0.031 [-0.004, +0.068] within noise"]
 
     def test_an_unknown_interval_is_left_out(self, wide: pd.DataFrame) -> None:
-        unknown = wide.assign(dmAP50_low=float("nan"), dmAP50_high=float("nan"))
-        assert overview(unknown)["against raw"][1] == "+0.031 within noise"
+        unknown = wide.assign(
+            dmAP50_low=float("nan"), dmAP50_high=float("nan"), verdict=["", "too few images"]
+        )
+        assert overview(unknown)["against raw"][1] == "+0.031 too few images"
 
     def test_without_raw(self, wide: pd.DataFrame) -> None:
         assert "against raw" not in overview(wide.assign(verdict=""))

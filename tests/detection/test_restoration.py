@@ -216,16 +216,42 @@ class TestWithoutReference:
         small = replace(good, name="small", load=lambda: np.zeros((95, 300, 3), np.uint8))
         found = restore(Dataset((good, black, small)), {"raw": raw})
         assert len(found.samples) == 1
-        assert found.faults[0] == "black (dark): NIQE: less than two blocks of 96×96 have grain"
-        assert "NIQE: Expected images of at least 96×192 or 192×96 but got (95, 300)" in found.faults[1]
+        assert found.faults[0] == "black (dark): NIQE: ValueError: less than two blocks of 96×96 have grain"
+        assert (
+            "NIQE: ValueError: Expected images of at least 96×192 or 192×96 but got (95, 300)"
+            in found.faults[1]
+        )
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_perfect_results(night: Dataset) -> None:
+    perfect = replace(
+        night, samples=tuple(replace(s, load=s.reference) for s in night.samples if s.reference)
+    )
+    table = restore(perfect, {"raw": raw}).table()
+    assert np.isposinf(table["PSNR"]).all()
+    assert np.isnan(table["PSNR_low"]).all()
+    assert (table["SSIM"] == 1).all()
+    assert overview(table)["PSNR"].tolist() == ["inf"] * 3
+
+
+def test_fingerprint_of_the_images(night: Dataset) -> None:
+    def of(first: Sample) -> str:
+        return restore(replace(night, samples=(first, *night.samples[1:])), {"raw": raw}).fingerprint
+
+    first = night.samples[0]
+    black = np.zeros((200, 240, 3), np.uint8)
+    others = (first, replace(first, load=lambda: black), replace(first, reference=lambda: black))
+    assert len({of(sample) for sample in others}) == 3
+    assert of(first) == of(first)
 
 
 class TestFaults:
     @pytest.mark.parametrize(
         ("side", "message"),
         [
-            (10, "SSIM: Expected images of at least 11×11 but got 10×10"),
-            (30, "LPIPS: Expected images of at least 31×31"),
+            (10, "SSIM: ValueError: Expected images of at least 11×11 but got 10×10"),
+            (30, "LPIPS: ValueError: Expected images of at least 31×31"),
         ],
     )
     def test_images_smaller_than_a_window(
@@ -245,18 +271,31 @@ class TestFaults:
             restore(replace(night, samples=(tiny,)), {"gamma": CLASSICS["gamma"]}, lpips=LPIPS(chance))
 
     def test_what_one_enhancer_fails_on_counts_for_none(self, night: Dataset) -> None:
+        dark = night.samples[0].load()
+
         def fails(image: Pixels) -> Pixels:
-            if fails.calls == 0:  # type: ignore[attr-defined]
+            if np.array_equal(image, dark):
                 raise RuntimeError("no luck")
             return image
 
-        fails.calls = 0  # type: ignore[attr-defined]
         seen: list[str] = []
+        found = restore(night, {"raw": raw, "fails": fails}, on_image=lambda s, _: seen.append(s.name))
+        assert seen == [sample.name for sample in night.samples[1:]]
+        assert found.faults == (f"{night.samples[0].name} (dark): enhancer `fails`: RuntimeError: no luck",)
+        assert found.table()["images"].tolist() == [1, 1, 2, 2, 3, 3]
+
+    def test_an_enhancer_that_always_fails_is_left_out(self, night: Dataset) -> None:
+        def fails(image: Pixels) -> Pixels:
+            raise RuntimeError("no luck")
+
+        found = restore(night, {"raw": raw, "fails": fails})
+        assert list(found.enhancers) == ["raw"]
+        assert len(found.samples) == 4
+        (fault,) = found.faults
+        assert fault.startswith("enhancer `fails` is left out")
+        assert fault.endswith("RuntimeError: no luck")
         with pytest.raises(ValueError, match="no luck"):
-            restore(night, {"raw": raw, "fails": fails}, on_image=lambda s, _: seen.append(s.name))
-        assert seen == []
-        fails.calls = 1  # type: ignore[attr-defined]
-        assert restore(night, {"fails": fails}).table()["images"].tolist() == [2, 2, 4]
+            restore(night, {"fails": fails})
 
     def test_folders_of_results(self, tmp_path: Path) -> None:
         root, theirs = tmp_path / "set", tmp_path / "theirs"

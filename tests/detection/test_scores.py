@@ -283,17 +283,23 @@ class TestBootstrap:
         assert one.verdict == "within noise"
 
     def test_lights_of_a_photograph_are_drawn_together(self) -> None:
-        hits = [True] * 4 + [True, False] * 8
-        apart = self.difference(hits, list(range(20)), resamples=500)
-        together = self.difference(hits, [i // 4 for i in range(20)], resamples=500)
+        hits = ([True] * 4 + [True, False] * 8) * 2
+        apart = self.difference(hits, list(range(40)), resamples=500)
+        together = self.difference(hits, [i // 4 for i in range(40)], resamples=500)
         assert apart.value == together.value
         assert apart.high - apart.low < together.high - together.low
 
-    def test_one_photograph_says_nothing(self) -> None:
-        one = self.difference([True, True], ["a", "a"])
-        assert one.value > 0
-        assert np.isnan([one.low, one.high]).all()
-        assert one.verdict == "within noise"
+    def test_few_photographs_say_nothing(self) -> None:
+        one = self.difference([True] * 2, ["a", "a"])
+        nine = self.difference([True] * 18, [i // 2 for i in range(18)])
+        for few in (one, nine):
+            assert few.value > 0
+            assert np.isnan([few.low, few.high]).all()
+            assert few.verdict == "too few images"
+        assert self.difference([True] * 20, [i // 2 for i in range(20)]).verdict == "better"
+
+    def test_nothing_to_judge(self) -> None:
+        assert Difference(*[float("nan")] * 3).verdict == ""
 
     def test_is_repeatable(self) -> None:
         hits = [True] * 6 + [True, False] * 7
