@@ -308,14 +308,19 @@ def notes_on(
             else "the whole process meanwhile."
         ),
     ]
-    judged = int(table["verdict"].ne("").sum())
-    if judged:
+    if table["verdict"].any():
+        judged = int(table["dmAP50_low"].notna().sum())
         notes.insert(
             4,
             "Against raw: the difference in mAP50 and the middle 95 % of it over 1000 draws of the photographs; within "
             f"noise means that 0 is in there, too few images that there are less than {ENOUGH_PHOTOGRAPHS} "
-            f"photographs, on which no interval can be relied. Of the {judged} rows that are compared, each has a "
-            "chance of 5 % to be called better or worse where there is no effect: look for what holds in many rows.",
+            "photographs, on which no interval can be relied."
+            + (
+                f" Each of the {judged} intervals has a chance of 5 % to leave out 0 where there is no effect: look "
+                "for what holds in many rows."
+                if judged
+                else ""
+            ),
         )
     return notes + [f"Fault: {fault}" for fault in faults]
 

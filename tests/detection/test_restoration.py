@@ -282,7 +282,7 @@ class TestFaults:
         found = restore(night, {"raw": raw, "fails": fails}, on_image=lambda s, _: seen.append(s.name))
         assert seen == [sample.name for sample in night.samples[1:]]
         assert found.faults == (f"{night.samples[0].name} (dark): enhancer `fails`: RuntimeError: no luck",)
-        assert found.table()["images"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert found.table()["images"].tolist() == [2, 2, 1, 1, 3, 3]
 
     def test_an_enhancer_that_always_fails_is_left_out(self, night: Dataset) -> None:
         def fails(image: Pixels) -> Pixels:
