@@ -177,7 +177,7 @@ def test_exdark_as_it_lies(main: Callable[[list[str]], None], exdark: Any, tmp_p
     ]
     assert all(float(row["mAP50"]) == 1 for row in rows)
     text = (tmp_path / "out" / "results.md").read_text()
-    assert "2 images with 2 boxes: ExDark, test." in text
+    assert "Each row rests on 1 images with 1 boxes: ExDark, test." in text
     assert "Used 2 of 3 images" in text
     assert "Fault: Cup/d.png: there is no d.png" in text
     main([*run, "--split", "train", "--levels", "mild"])

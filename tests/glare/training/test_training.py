@@ -281,7 +281,8 @@ class TestLosses:
         loss, parts = restoration(image, reference)
         coarse, wanted = (F.avg_pool2d(t, 2) for t in (image, reference))
         distance = (coarse - wanted).abs().mean() / wanted.mean()
-        expected = plain + 0.1 * lpips(image, reference).mean() + 0.2 * distance
+        perceived = lpips(image, reference).mean()
+        expected = plain + restoration.perceptual_weight * perceived + restoration.features_weight * distance
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(parts["features"], distance.detach())
         loss.backward()
