@@ -35,8 +35,7 @@ def ExDark(  # noqa: N802 - as the set is called
 
     Args:
         root: the folder with ``ExDark/<class>/<image>``, ``ExDark_Annno/<class>/<image>.txt`` (three n's) and
-            ``imageclasslist.txt``. Names match exactly, or else without
-            regard to case.
+            ``imageclasslist.txt``. Names match exactly, or else without regard to case.
         split: ``train``, ``val`` or ``test`` as in ``imageclasslist.txt``, or a file with the name of one image
             per line, with or without folder and ending, for a split of one's own.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
@@ -135,9 +134,8 @@ def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_
         except ValueError as error:
             faults.append(f"{LIST}, line {number}: {error}")
             continue
-        folded = entry.name.casefold()
-        image = images.get(entry.name, images.get(folded))
-        key = folded if image is None else str(image)
+        image = _named(images, entry.name)
+        key = entry.name.casefold() if image is None else str(image)
         if key in entries:
             faults.append(f"{LIST}, line {number}: {entry.name} is listed before; the first line counts")
         entries.setdefault(key, entry)
@@ -199,8 +197,13 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name.casefold(): file for name, file in exact.items()} | exact
 
 
+def _named(files: dict[str, Path], name: str) -> Path | None:
+    """One of `_files`, by its exact name or else without regard to case."""
+    return files.get(name, files.get(name.casefold()))
+
+
 def _find(files: dict[str, Path], name: str) -> Path:
-    file = files.get(name, files.get(name.casefold()))
+    file = _named(files, name)
     if file is None:
         raise FileNotFoundError(f"there is no {name.rpartition('/')[2]}")
     return file
