@@ -22,6 +22,8 @@ class GLAREConfig:
         multipliers: width at 1/1, 1/2 and 1/4 resolution as a multiple of ``channels``.
         encoder_blocks: residual blocks at each resolution of an encoder.
         decoder_blocks: residual blocks at each resolution of a decoder, in the same order (1/1, 1/2, 1/4).
+        fusion_blocks: residual blocks behind the last mix-up of stage III, none as published: the input's detail
+            comes in there together with its noise, and only behind it can the two be told apart.
         norm_groups: groups of every GroupNorm.
         attention_grid: ``None`` lets attention look at every pixel of the 1/4 resolution map, as published; a
             number pools keys and values onto a grid of that many cells a side, so that the cost grows with the
@@ -48,6 +50,7 @@ class GLAREConfig:
     multipliers: tuple[int, int, int] = (1, 2, 4)
     encoder_blocks: tuple[int, int, int] = (2, 2, 2)
     decoder_blocks: tuple[int, int, int] = (3, 3, 3)
+    fusion_blocks: int = 0
     norm_groups: int = 32
     attention_grid: int | None = None
     level_attention: bool = True
@@ -75,8 +78,11 @@ class GLAREConfig:
             raise ValueError(f"Expected `warp_levels` to be out of 0 and 1 but got {self.warp_levels}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Expected `{field.name}` to be a positive integer but got {value!r}.")
+            least = 0 if field.name == "fusion_blocks" else 1
+            if field.type == "int" and (not isinstance(value, int) or value < least):
+                raise ValueError(
+                    f"Expected `{field.name}` to be an integer of at least {least} but got {value!r}."
+                )
         if self.latent_channels < 2:
             raise ValueError(
                 f"Expected `latent_channels` to be at least 2, to be split, but got {self.latent_channels}."
@@ -144,6 +150,7 @@ PRESETS: dict[str, GLAREConfig] = {
         multipliers=(1, 2, 5),
         encoder_blocks=(3, 2, 2),
         decoder_blocks=(2, 2, 2),
+        fusion_blocks=2,
         norm_groups=8,
         attention_grid=16,
         level_attention=False,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from glare.config import GLAREConfig
-from glare.layers import Decoder
+from glare.layers import Decoder, Level
 
 #: Samples held at once by a deformable convolution on the CPU: 8 MiB, which stay in the cache; with 64 MiB it takes up
 #: to 1.9 times as long.
@@ -128,6 +128,7 @@ class Fusion(nn.Module):
                 for level in config.warp_levels
             }
         )
+        self.refine = Level(config.channels, config.channels, config.fusion_blocks, False, config)
 
     def forward(
         self,
@@ -149,7 +150,7 @@ class Fusion(nn.Module):
         """
         half = self.fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
         full = self.fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
-        return self.decoder.image(full)
+        return self.decoder.image(self.refine(full))
 
     def fuse(self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
         """Features of the decoder, of the codebook and of the input at one level, each (B,C,h,w) -> (B,C,h,w)."""

@@ -2,9 +2,9 @@
 
 Tiles that are enhanced one by one differ in tone: every GroupNorm, the attention and the mean ratio of a warp look at
 the whole image. A pass at low resolution would not tell what they see: it averages the noise away, and errors of one
-norm grow in the next forty. So the maps that weigh most, those at full size and behind an upsampling, are never held
-whole but computed in tiles, once for each of the means on their way, and then for good; maps that are no larger than
-a few times the image are held whole. What comes out is the result without tiles, to rounding.
+norm grow in the next forty. So the network is computed block by block: what is large, the maps within a block at full
+and at 1/2 size, is held for one tile at a time, once for each of the means on its way, and then for good; what a block
+hands on is held whole. What comes out is the result without tiles, to rounding.
 
 Full attention alone (``attention_grid=None``) stays within the tile, in overlapping windows with a blend: its cost
 would grow with the square of the pixels.
@@ -24,16 +24,17 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from glare.config import GLAREConfig
 from glare.fusion import Warp
 from glare.image import log_input
-from glare.layers import Attention, Decoder, Norm
+from glare.layers import Attention, Level, Norm
 from glare.model import GLARE
 
-#: Pixels that a tile sees around itself: more than the convolutions between two whole maps look across.
-HALO = 32
+#: Pixels that a tile sees around itself: what the convolutions between two whole maps look across, an upsampling and a
+#: block at 1/2 size; and where a warp may fetch its features from.
+HALO, WARP_HALO = 8, 64
 #: Side of a tile in pixels where nobody asked for another, and the least.
 TILE, SMALLEST = 512, 32
 
@@ -128,13 +129,12 @@ def _main_memory() -> int:
 def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
     """`GLARE.forward` in little memory: what it gives, to rounding, where attention is pooled onto a grid.
 
-    Memory still grows with the pixels, at a third of the rate: maps at 1/4 of the size, and those that lead back from
-    it to 1/2, are whole.
+    Memory still grows with the pixels, at a third of the rate.
 
     Args:
         model: the network; it is not changed, so threads may share it.
         low: (B,3,H,W) float in [0,1], RGB; any H, W >= 1.
-        tile: side of a tile in pixels, at least `SMALLEST`; it sees `HALO` more on each side.
+        tile: side of a tile in pixels, at least `SMALLEST`; it sees `HALO` or `WARP_HALO` more on each side.
         fidelity: see `GLARE.forward`.
 
     Returns:
@@ -150,31 +150,33 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     model = tiles.share(model)
     encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
 
-    def full_skip(image: Tensor) -> Tensor:
-        return encoder.to_full(log_input(image.contiguous(memory_format=torch.channels_last)))
+    def through(level: Level, x: Tensor, *before: nn.Module) -> Tensor:
+        """The blocks of a level, one at a time, the first of them behind ``before``."""
+        for block in level.blocks:
+            x = tiles.run(nn.Sequential(*before, block), x)
+            before = ()
+        return x
 
-    def to_half(decoder: Decoder, quarter: Tensor) -> Tensor:
-        # Block by block: a mean in a later one would have the earlier ones computed once more.
-        first, *others = decoder.level1.blocks
-        half = tiles.run(lambda h: first(decoder.up1(h)), quarter)
-        for block in others:
-            half = tiles.run(block, half)
-        return half
-
-    def to_image(half: Tensor, image: Tensor, code: Tensor | None = None) -> Tensor:
-        code = None if code is None else codebook.to_full(code)
-        return fusion.decoder.image(
-            fusion.fuse("0", fusion.decoder.to_full(half), code, full_skip(image), fidelity)
+    def mixed(level: str, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
+        maps = (h, skip) if code is None else (h, skip, code)
+        return tiles.run(
+            lambda h, s, c=None: fusion.fuse(level, h, c, s, fidelity),
+            *maps,
+            halo=HALO if code is None else WARP_HALO,
         )
 
-    skip = encoder.level1(tiles.run(lambda image: encoder.down0(full_skip(image)), low))
-    latent = model.invert(*model.condition.heads(encoder.to_latent(skip)))
-    code = codebook.to_quarter(model.codebook.codes(latent))
-    half = to_half(fusion.decoder, fusion.decoder.to_quarter(latent))
-    code = to_half(codebook, code)
-    half = tiles.run(lambda h, c, s: fusion.fuse("1", h, c, s, fidelity), half, code, skip)
-    del skip
-    return tiles.run(to_image, half, low, *([code] if 0 in model.config.warp_levels else []))
+    full_skip = through(encoder.level0, log_input(low), encoder.conv_in)
+    half_skip = encoder.level1(tiles.run(encoder.down0, full_skip))
+    latent = model.invert(*model.condition.heads(encoder.to_latent(half_skip)))
+    code = through(codebook.level1, codebook.to_quarter(model.codebook.codes(latent)), codebook.up1)
+    h = through(fusion.decoder.level1, fusion.decoder.to_quarter(latent), fusion.decoder.up1)
+    h = mixed("1", h, half_skip, code if 1 in model.config.warp_levels else None)
+    del half_skip
+    full_code = through(codebook.level0, code, codebook.up0) if 0 in model.config.warp_levels else None
+    h = through(fusion.decoder.level0, h, fusion.decoder.up0)
+    h = mixed("0", h, full_skip, full_code)
+    del full_skip, code, full_code
+    return tiles.run(fusion.decoder.image, through(fusion.refine, h))
 
 
 class _Span(NamedTuple):
@@ -186,12 +188,12 @@ class _Span(NamedTuple):
     last: int
 
 
-def spans(length: int, tile: int) -> list[_Span]:
+def spans(length: int, tile: int, halo: int) -> list[_Span]:
     """Tiles of about the same length, at most ``tile``, along a side of ``length`` pixels; multiples of 4."""
     count = math.ceil(length / tile)
     step = 4 * math.ceil(length / count / 4)
     cuts = [*range(0, length, step), length]
-    return [_Span(max(a - HALO, 0), a, b, min(b + HALO, length)) for a, b in itertools.pairwise(cuts)]
+    return [_Span(max(a - halo, 0), a, b, min(b + halo, length)) for a, b in itertools.pairwise(cuts)]
 
 
 class _Unknown(Exception):  # noqa: N818
@@ -221,13 +223,13 @@ class _Tiles:
                     module.tiles = self  # type: ignore[assignment]
         return model
 
-    def run(self, function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    def run(self, function: Callable[..., Tensor], *maps: Tensor, halo: int = HALO) -> Tensor:
         """``function(*maps)`` tile by tile; maps and result are (1,C,h,w) at 1/1, 1/2 or 1/4 of the image's size."""
         while True:
             result: Tensor | None = None
             layer, sums = None, []
             for rows, columns in itertools.product(
-                spans(self.height, self.tile), spans(self.width, self.tile)
+                spans(self.height, self.tile, halo), spans(self.width, self.tile, halo)
             ):
                 self.current = rows, columns
                 seen = [

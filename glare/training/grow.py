@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,20 +22,15 @@ def grow(model: GLARE, config: GLAREConfig) -> GLARE:
 
     Args:
         model: trained weights.
-        config: as that of ``model``, with as many or more ``encoder_blocks`` and ``decoder_blocks``.
+        config: as that of ``model``, with as many or more ``encoder_blocks``, ``decoder_blocks`` and
+            ``fusion_blocks``.
 
     Raises:
         ValueError: if ``config`` differs in anything else, or has fewer blocks.
     """
-    blocks: dict[str, Any] = {
-        "encoder_blocks": config.encoder_blocks,
-        "decoder_blocks": config.decoder_blocks,
-    }
-    less = any(
-        new < old
-        for name in blocks
-        for new, old in zip(blocks[name], getattr(model.config, name), strict=True)
-    )
+    names = ("encoder_blocks", "decoder_blocks", "fusion_blocks")
+    blocks: dict[str, Any] = {name: getattr(config, name) for name in names}
+    less = any(np.any(np.less(blocks[name], getattr(model.config, name))) for name in names)
     if less or replace(model.config, **blocks) != config:
         raise ValueError(
             f"Expected the weights' configuration with more blocks but got {config} for {model.config}."

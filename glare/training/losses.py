@@ -43,11 +43,28 @@ def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
     return (difference - difference.mean(1, keepdim=True)).abs().mean()
 
 
-class Restoration(nn.Module):
-    """L1 + 0.2·(1 − MS-SSIM) + 2·colour, and what frozen networks see of the difference where there are such networks.
+def detail_loss(image: Tensor, reference: Tensor) -> Tensor:
+    """L1 of the three finest bands of a Laplacian pyramid, a scalar: their sum.
 
-    The paper's stage III with L1 for smooth L1, a term for colour (`colour_loss`), and LPIPS (Zhang et al., CVPR
-    2018) for its VGG term.
+    Where a region is too dark or too bright, and in some measure every one is, the gradient of a plain L1 is the same
+    at each of its pixels: grain costs nothing there. In a band it does (Bojanowski et al., "Optimizing the latent
+    space of generative networks", ICML 2018).
+    """
+    rest = image - reference
+    loss = image.new_zeros(())
+    for _ in range(3):
+        coarse = F.avg_pool2d(rest, 2)
+        band = rest - F.interpolate(coarse, rest.shape[2:], mode="bilinear", align_corners=False)
+        loss = loss + band.abs().mean()
+        rest = coarse
+    return loss
+
+
+class Restoration(nn.Module):
+    """L1 + 0.2·(1 − MS-SSIM) + 2·colour + detail, and what frozen networks see of the difference where there are any.
+
+    The paper's stage III with L1 for smooth L1, terms for colour and detail (`colour_loss`, `detail_loss`), and LPIPS
+    (Zhang et al., CVPR 2018) for its VGG term.
 
     Args:
         perceptual: (B,3,H,W) in [0,1] twice -> (B,), e.g. `glare.metrics.LPIPS`.
@@ -55,6 +72,7 @@ class Restoration(nn.Module):
     """
 
     colour_weight = 2.0
+    detail_weight = 1.0
     perceptual_weight = 0.05
     features_weight = 0.3
 
@@ -74,9 +92,9 @@ class Restoration(nn.Module):
         """
         perceptual, features = self._frozen
         loss = F.l1_loss(image, reference) + 0.2 * (1.0 - ms_ssim(image, reference))
-        colour = colour_loss(image, reference)
-        parts = {"restoration": loss.detach(), "colour": colour.detach()}
-        loss = loss + self.colour_weight * colour
+        colour, detail = colour_loss(image, reference), detail_loss(image, reference)
+        parts = {"restoration": loss.detach(), "colour": colour.detach(), "detail": detail.detach()}
+        loss = loss + self.colour_weight * colour + self.detail_weight * detail
         if perceptual is not None:
             distance = perceptual(image, reference).mean()
             loss = loss + self.perceptual_weight * distance

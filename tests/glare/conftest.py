@@ -10,6 +10,7 @@ SMALL = GLAREConfig(
     multipliers=(1, 2, 2),
     encoder_blocks=(1, 1, 1),
     decoder_blocks=(1, 1, 1),
+    fusion_blocks=1,
     norm_groups=4,
     codes=32,
     condition_channels=4,

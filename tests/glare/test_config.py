@@ -16,7 +16,7 @@ def test_survives_json(name: str) -> None:
     [
         ({"norm_groups": 7}, "multiple of `norm_groups`=7"),
         ({"encoder_blocks": (1, 2)}, "Expected `encoder_blocks` to be three positive integers but got"),
-        ({"channels": 0}, "Expected `channels` to be a positive integer but got 0"),
+        ({"channels": 0}, "Expected `channels` to be an integer of at least 1 but got 0"),
         ({"latent_channels": 1}, "Expected `latent_channels` to be at least 2"),
         ({"attention_grid": 0}, "`attention_grid`"),
         ({"warp_levels": ()}, "`warp_levels`"),

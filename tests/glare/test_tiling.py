@@ -23,7 +23,7 @@ from glare.cli import main
 from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
-from glare.tiling import HALO, enhance_tiled, spans, windows
+from glare.tiling import HALO, WARP_HALO, enhance_tiled, spans, windows
 from tests.glare.conftest import SMALL, randomise
 
 
@@ -52,14 +52,14 @@ def steps(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TestGeometry:
-    @given(st.integers(1, 300), st.integers(32, 400))
-    def test_every_pixel_belongs_to_one_tile(self, quarter: int, tile: int) -> None:
+    @given(st.integers(1, 300), st.integers(32, 400), st.sampled_from([HALO, WARP_HALO]))
+    def test_every_pixel_belongs_to_one_tile(self, quarter: int, tile: int, halo: int) -> None:
         length = 4 * quarter
         owners = torch.zeros(length)
-        for span in spans(length, tile):
+        for span in spans(length, tile, halo):
             assert all(position % 4 == 0 for position in span)
-            assert span.first == max(0, span.start - HALO)
-            assert span.last == min(length, span.stop + HALO)
+            assert span.first == max(0, span.start - halo)
+            assert span.last == min(length, span.stop + halo)
             assert 0 < span.stop - span.start <= tile + 3
             owners[span.start : span.stop] += 1
         assert (owners == 1).all()

@@ -12,11 +12,12 @@ from tests.glare.conftest import SMALL
 
 def test_computes_the_same_and_can_learn(model: GLARE) -> None:
     low = torch.rand(1, 3, 32, 24)
-    grown = grow(model, replace(SMALL, encoder_blocks=(3, 1, 2), decoder_blocks=(2, 1, 1)))
+    grown = grow(model, replace(SMALL, encoder_blocks=(3, 1, 2), decoder_blocks=(2, 1, 1), fusion_blocks=2))
     with torch.no_grad():
         torch.testing.assert_close(grown(low), model(low), rtol=0, atol=1e-5)
     grown(low).square().sum().backward()
-    for block in (grown.condition.encoder.level0.blocks[2], grown.fusion.decoder.level0.blocks[1]):
+    added = (grown.condition.encoder.level0, grown.fusion.decoder.level0, grown.fusion.refine)
+    for block in (level.blocks[-1] for level in added):
         assert block.conv2.weight.grad.abs().max() > 0
 
 

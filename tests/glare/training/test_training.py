@@ -18,7 +18,7 @@ from glare.data.overlap import fingerprints
 from glare.metrics import LPIPS
 from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
-from glare.training.losses import Restoration, colour_loss, load_features, ms_ssim
+from glare.training.losses import Restoration, colour_loss, detail_loss, load_features, ms_ssim
 from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
 from tests.glare.conftest import SMALL
 
@@ -264,6 +264,17 @@ class TestLosses:
         Restoration()(image, 1 - image.detach())[0].backward()
         assert image.grad is not None
         assert image.grad.isfinite().all()
+
+    def test_detail_loss_sees_grain_where_it_is_too_dark(self) -> None:
+        torch.manual_seed(0)
+        reference = torch.rand(2, 3, 64, 48)
+        grain = 0.1 * torch.randn_like(reference)
+        assert detail_loss(reference - 0.3, reference).item() == pytest.approx(0.0, abs=1e-6)
+        # To a plain L1 the grain of a region that is too dark all over is nothing.
+        shift = 1.0
+        with_grain, without = (reference - shift + g for g in (grain, 0 * grain))
+        assert F.l1_loss(with_grain, reference).item() == pytest.approx(shift, abs=1e-2)
+        assert detail_loss(with_grain, reference) > detail_loss(without, reference) + 0.05
 
     def test_colour_loss_sees_colour_alone(self) -> None:
         image = torch.rand(2, 3, 32, 32)
