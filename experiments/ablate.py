@@ -1,7 +1,8 @@
 """What each part of GLARE gains: the same short training without it, from the same start, on the same crops.
 
 Stage III is trained anew, jointly with stage II, on the codebook, the conditional encoder and the flow of ``--init``;
-stage II anew on its codebook. Every row is one run of ``--steps`` steps: short, but alike.
+stage II anew on its codebook. Every row is one run of ``--steps`` steps: short, but alike. Under ``torchrun`` several
+processes share each run.
 
     python experiments/ablate.py --init glare-tiny --pairs lol/train --photos photos --val lol/val
 """
@@ -9,6 +10,7 @@ stage II anew on its codebook. Every row is one run of ``--steps`` steps: short,
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +31,8 @@ class NoFlow(nn.Module):
     """The latent is the conditional encoder's mean; the likelihood's term becomes a regression of the latent."""
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        return z, z.new_zeros(len(z))
+        # Zero, but not without a gradient, for which several processes would wait.
+        return z, 0.0 * feature.sum((1, 2, 3))
 
     inverse = forward
 
@@ -55,7 +58,7 @@ class FromChance(FlowStage):
 
 def joint(model: GLARE) -> FusionStage:
     model.fusion = Fusion(model.config)
-    return FusionStage(model, joint=True)
+    return FusionStage(model, joint=True, from_codebook=True)
 
 
 def no_flow(model: GLARE) -> Stage:
@@ -72,6 +75,12 @@ def no_codebook_features(model: GLARE) -> Stage:
 def no_mix_up(model: GLARE) -> Stage:
     stage = joint(model)
     model.fusion.mix = nn.ModuleDict({level: NoMixUp() for level in model.fusion.mix})
+    return stage
+
+
+def no_blocks(model: GLARE) -> Stage:
+    stage = joint(model)
+    model.fusion.refine = nn.Identity()
     return stage
 
 
@@ -98,6 +107,7 @@ VARIANTS: dict[str, dict[str, Callable[[GLARE], Stage]]] = {
         "no codebook features": no_codebook_features,
         "no mix-up": no_mix_up,
         "no warp": no_warp,
+        "no blocks behind the mix-up": no_blocks,
     },
     "flow": {
         "encoder started from the codebook's": stage_two(FlowStage),
@@ -118,9 +128,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--float32", action="store_true", help="no bfloat16")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args(arguments)
-    data = Crops(args.pairs, args.photos, args.crop, args.steps * args.batch)
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    data = Crops(args.pairs, args.photos, args.crop, args.steps * args.batch * processes)
     for kind, variants in VARIANTS.items():
-        rows = []
+        figures = []
         for name, build in variants.items():
             torch.manual_seed(0)
             stage = build(GLARE.from_pretrained(args.init))
@@ -128,12 +139,14 @@ def main(arguments: list[str] | None = None) -> None:
             settings = Settings(out, args.steps, name, batch=args.batch, bf16=not args.float32)
             train(stage, data, args.val, settings)
             # The loop leaves the weights of the last step; what it validates is their average.
-            figures = pd.read_json(out / "log.jsonl", lines=True).filter(like="val/").dropna().iloc[-1]
-            rows.append({"": name, **figures.rename(lambda key: key.removeprefix("val/")).to_dict()})
-        table = pd.DataFrame(rows).round(3)
-        print(table.to_string(index=False))
-        note = f"{args.steps} steps of {args.batch} crops from `{args.init}`, one run each."
-        write_markdown(table, [note], args.out / f"{kind}.md")
+            log = pd.read_json(out / "log.jsonl", lines=True)
+            figures.append(log.filter(like="val/").dropna().iloc[-1].rename(name))
+        if rank == 0:
+            table = pd.DataFrame(figures).rename(columns=lambda key: key.removeprefix("val/")).round(3)
+            table = table.rename_axis("").reset_index()
+            print(table.to_string(index=False))
+            note = f"{args.steps} steps of {args.batch * processes} crops from `{args.init}`, one run each."
+            write_markdown(table, [note], args.out / f"{kind}.md")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Restoration(nn.Module):
     """
 
     colour_weight = 2.0
-    detail_weight = 1.0
+    detail_weight = 4.0
     perceptual_weight = 0.05
     features_weight = 0.3
 
