@@ -84,6 +84,12 @@ def no_blocks(model: GLARE) -> Stage:
     return stage
 
 
+def no_detail_loss(model: GLARE) -> Stage:
+    stage = joint(model)
+    stage.restoration.detail_weight = 0.0
+    return stage
+
+
 def no_warp(model: GLARE) -> Stage:
     stage = joint(model)
     for warp in model.fusion.warp.values():
@@ -108,6 +114,7 @@ VARIANTS: dict[str, dict[str, Callable[[GLARE], Stage]]] = {
         "no mix-up": no_mix_up,
         "no warp": no_warp,
         "no blocks behind the mix-up": no_blocks,
+        "no loss on detail": no_detail_loss,
     },
     "flow": {
         "encoder started from the codebook's": stage_two(FlowStage),
