@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +84,10 @@ class Cache:
         about = PngInfo()
         about.add_text("cost", json.dumps(asdict(cost)))
         with whole_file(path) as beside:
-            Image.fromarray(pixels).save(beside, format="PNG", compress_level=1, pnginfo=about)
+            # Looking for more than runs of one value takes half as long again and, in noise, finds nothing.
+            Image.fromarray(pixels).save(
+                beside, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=about
+            )
         return pixels, cost, path
 
     def detections(

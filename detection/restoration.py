@@ -24,6 +24,7 @@ from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
 from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim, working
+from detection.scores import ENOUGH_PHOTOGRAPHS
 from detection.testsets import is_jpeg
 from glare import GLARE, GLAREEnhance, metrics, weights
 from glare.data.overlap import Overlap, find_overlaps
@@ -119,7 +120,8 @@ class Restoration:
 
         Returns:
             ``set``, ``enhancer``; the mean of each of `measures`, NaN where there is none, with its 95 % interval in
-            ``…_low`` and ``…_high``; ``ms``, the mean time per image, and ``MB``, the highest memory meanwhile (see
+            ``…_low`` and ``…_high``, NaN for less than `detection.scores.ENOUGH_PHOTOGRAPHS` scenes; ``ms``, the mean
+            time per image, and ``MB``, the highest memory meanwhile (see
             `detection.measured.measured`); ``Mparams`` and ``GFLOP``, see `price`; ``images``.
         """
         images = self.images()
@@ -258,11 +260,11 @@ def _scene(sample: Sample) -> str:
 def _interval(
     figures: pd.DataFrame, scenes: pd.Series, resamples: int, seed: int
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """The middle 95 % of the means over draws of scenes (Efron and Tibshirani, 1993); NaN for a single one."""
+    """The middle 95 % of the means over draws of scenes (Efron and Tibshirani, 1993); NaN for too few of them."""
     sums = figures.groupby(scenes.to_numpy(), sort=False).sum(min_count=1).to_numpy()
     sizes = figures.groupby(scenes.to_numpy(), sort=False).size().to_numpy()
     n = len(sums)
-    if n < 2:
+    if n < ENOUGH_PHOTOGRAPHS:
         nothing = dict.fromkeys(figures.columns, float("nan"))
         return nothing, nothing
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))

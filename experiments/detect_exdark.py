@@ -15,10 +15,11 @@ the photographs among processes or machines; the table is the same.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,8 +164,22 @@ def run(args: argparse.Namespace) -> None:
         "detectors": {name: getattr(one, "identity", None) for name, one in built.items()},
         "enhancers": {name: getattr(enhancers[name], "identity", None) for name in results.enhancers},
     }
+    files = sorted({pictures.file(data.samples[number]) for number in results.samples})
+    remove_pictures(args.out, files)
+    made_with["pictures"] = files
     write(args.out, results, table, enhancers, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
+
+
+def remove_pictures(out: Path, but: Collection[str]) -> None:
+    """Remove the pictures that an earlier run wrote, as its results tell, and this one does not show."""
+    try:
+        earlier = json.loads((out / "results.json").read_text(encoding="utf-8")).get("pictures", [])
+    except (OSError, ValueError):
+        return
+    for name in set(earlier) - set(but):
+        if Path(name).name == name:  # whatever became of the file, nothing beside the folder is touched
+            (out / name).unlink(missing_ok=True)
 
 
 def by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
@@ -281,7 +296,11 @@ class Pictures:
         panels += [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
         self.rows.append(side_by_side([panels], self.classes))
         # Written anew with every light, so that it is whole whenever the run ends.
-        save_picture(stacked(self.rows), self.folder / f"{self.stems[sample.name]}.jpg")
+        save_picture(stacked(self.rows), self.folder / self.file(sample))
+
+    def file(self, sample: Sample) -> str:
+        """The name of the picture of a sample's photograph."""
+        return f"{self.stems[sample.name]}.jpg"
 
 
 def notes_on(

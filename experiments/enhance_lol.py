@@ -47,6 +47,7 @@ from detection.restoration import (
     restore,
     trained_on_test,
 )
+from detection.scores import ENOUGH_PHOTOGRAPHS
 from detection.testsets import read_test_sets
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
@@ -157,7 +158,8 @@ def notes_on(found: Restoration, args: argparse.Namespace) -> list[str]:
         f"Faults: {len(found.faults)}. What is wrong anywhere is listed below and counts in no row."
         if found.faults
         else "No faults.",
-        "In brackets: the middle 95 % of the mean over 1000 draws of the scenes.",
+        "In brackets: the middle 95 % of the mean over 1000 draws of the scenes; nothing where there are less than "
+        f"{ENOUGH_PHOTOGRAPHS} scenes, on which no interval can be relied.",
     ]
     if "PSNR" in found.measures:
         seen = " and LPIPS (AlexNet, version 0.1)" if "LPIPS" in found.measures else ""
@@ -195,7 +197,8 @@ def write_page(
     results: list[Table | Figure | Comparison | Notes] = [Table("All sets", read), Notes(notes)]
     for measure in found.measures:
         chart = bars(table, measure, group="set", interval=(f"{measure}_low", f"{measure}_high"))
-        results.append(Figure(f"{measure}, with 95 % intervals", chart.png()))
+        known = table[f"{measure}_low"].notna().any()
+        results.append(Figure(f"{measure}, with 95 % intervals" if known else measure, chart.png()))
     sections = [Section("Results", results)]
     main = found.measures[0]
     for name in found.enhancers:

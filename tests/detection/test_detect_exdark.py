@@ -145,6 +145,14 @@ def test_names_are_kept_apart_and_old_charts_go(
     files = {file.name for file in out.iterdir()}
     assert files >= {"chelsea.jpg.jpg", "chelsea.png.jpg", "coffee.jpg", "by_light-mine.txt", "mine.png"}
     assert not files & {"by_light-gone.png", "precision_recall-gone.pdf"}
+    content["images"] = [image for image in content["images"] if image["id"] == 5]
+    content["annotations"] = [mark for mark in content["annotations"] if mark["image_id"] == 5]
+    (two / "annotations.json").write_text(json.dumps(content))
+    (out / "mine.jpg").write_text("")
+    main(f"--data {two} --levels none --enhancers raw {ours_in} --out out".split())
+    kept = {"coffee.jpg", "mine.jpg"}
+    assert {file.name for file in out.iterdir() if file.suffix == ".jpg"} == kept
+    assert json.loads((out / "results.json").read_text())["pictures"] == ["coffee.jpg"]
 
 
 def test_dark_photographs_as_they_are(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:

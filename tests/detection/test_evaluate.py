@@ -1,3 +1,4 @@
+import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,9 +20,10 @@ from detection.cache import Cache
 from detection.dataset import Pixels, load_image
 from detection.enhancers import Folder, raw
 from detection.evaluate import collect
-from detection.measured import measured, psnr, ssim
+from detection.measured import as_tensor, measured, psnr, ssim
 from detection.scores import Matches
 from glare.metrics import LPIPS
+from glare.metrics import ssim as glare_ssim
 
 
 def sample(
@@ -66,7 +68,26 @@ class TestQuality:
         mx, my = mean(x), mean(y)
         vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
         values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-8)
+        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-7)
+
+    def test_ssim_of_what_is_nearly_even(self) -> None:
+        # All that is there to see is far smaller than the values: what single precision is worst at.
+        tall = np.full((150, 40, 3), 250, np.uint8)
+        assert ssim(tall, tall + np.uint8(2)) == pytest.approx(exact(tall, tall + np.uint8(2)), abs=1e-6)
+        tall[:, 20:] = 3
+        striped = tall.copy()
+        striped[::2] += 1
+        assert ssim(tall, striped) == pytest.approx(exact(tall, striped), abs=1e-4)
+
+    @pytest.mark.parametrize("height", [11, 64, 74, 75, 139])
+    def test_ssim_of_any_height(self, height: int) -> None:
+        rng = np.random.default_rng(height)
+        image, reference = (rng.integers(0, 256, (height, 13, 3), dtype=np.uint8) for _ in range(2))
+        assert ssim(image, reference) == pytest.approx(exact(image, reference), abs=1e-7)
+
+
+def exact(image: Pixels, reference: Pixels) -> float:
+    return float(glare_ssim(as_tensor(image), as_tensor(reference)))
 
 
 class Bright:
@@ -269,6 +290,30 @@ class TestAgainstRaw:
             assert rows[name]["dusk", "lift"] == pytest.approx(expected[name])
         assert rows["AP_small"].isna().all()
         assert rows["AP Cat"].isna().all()
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries than glibc give back by themselves"
+)
+def test_memory_is_given_back_after_every_image() -> None:
+    pins: list[Pixels] = []
+    resident: list[int] = []
+
+    def leaves_holes(image: Pixels) -> Pixels:
+        if len(image) == 100 and not pins:
+            holes = []
+            for _ in range(200):
+                holes.append(np.ones(2**20, np.uint8))
+                pins.append(np.ones(2**16, np.uint8))
+        return image
+
+    def note(*_: object) -> None:
+        status = Path("/proc/self/status").read_text()
+        resident.append(int(status.split("VmRSS:")[1].split()[0]) // 1024)
+
+    np.ones(2**25 - 2**16, np.uint8)  # freed, it has glibc keep blocks of up to its size
+    evaluate(squares(count=2), Bright(), {"leaves_holes": leaves_holes}, on_image=note)
+    assert resident[0] - resident[1] > 100  # MiB
 
 
 class TestFaults:
