@@ -139,9 +139,8 @@ def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
     height, width, channels = image.shape
     beyond = metrics.WINDOW - 1
     total = 0.0
-    for top in range(
-        0, height - beyond, _BAND
-    ):  # what is computed on the way then stays in the processor's cache
+    # In bands: what is computed on the way stays in the processor's cache.
+    for top in range(0, height - beyond, _BAND):
         rows = slice(top, top + _BAND + beyond)
         total += float(_ssim_map(image[rows], reference[rows]).sum(dtype=np.float64))
     return total / float((height - beyond) * (width - beyond) * channels)
