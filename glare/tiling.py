@@ -190,6 +190,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
                 into=x if not before and isinstance(block.shortcut, nn.Identity) else None,
             )
             before = ()
+            del h  # before the next one is made
         return x
 
     def mixed(level: str, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
