@@ -264,11 +264,14 @@ class _Tiles:
         sums, count = [], 0
         for *_, piece in self._pieces(nn.Sequential(*before), (x,), HALO if before else 0):
             pixels = piece.shape[2] * piece.shape[3]
-            var, mean = torch.var_mean(piece.float(), (0, 2, 3), correction=0)
-            sums.append(torch.stack((mean, var + mean.square())).double() * pixels)
+            # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
+            _, mean, rstd = torch.native_group_norm(
+                piece.float(), None, None, 1, norm.num_channels, pixels, norm.num_groups, 0.0
+            )
+            sums.append(torch.cat((mean, rstd.double().pow(-2) + mean.double().square())) * pixels)
             count += pixels
-        groups = (torch.stack(sums).sum(0) / count).view(2, norm.num_groups, -1).mean(2)
-        mean, square = groups.repeat_interleave(norm.num_channels // norm.num_groups, 1)
+        moments = torch.stack(sums).sum(0) / count
+        mean, square = moments.repeat_interleave(norm.num_channels // norm.num_groups, 1)
         var = (square - mean.square()).float()
         return lambda x: F.batch_norm(x, mean.float(), var, norm.weight, norm.bias, eps=norm.eps)
 
