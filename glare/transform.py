@@ -64,7 +64,7 @@ class GLAREEnhance(v2.Transform):
         dtype: ``None`` computes in float32, also inside an outer autocast; ``torch.bfloat16`` in autocast.
         tile: how images are computed where no gradient is asked for. ``None``: whole. A number T, at least 32: no
             more than T·T pixels at once, larger images in tiles of about T pixels a side. The result is the same,
-            to rounding, for about half as much time again; full attention (`GLAREConfig.attention_grid`) alone
+            to rounding, for about a third as much time again; full attention (`GLAREConfig.attention_grid`) alone
             stays within a tile. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the
             CPU, a quarter of the available memory and 3 GiB; otherwise in tiles of 512. Where a GPU's memory
             is exceeded all the same, both go on with smaller tiles, with one warning, and keep to them.
