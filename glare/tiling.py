@@ -194,7 +194,9 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         return x
 
     def mixed(level: str, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
-        h = tiles.run(lambda skip, h: fusion.mix[level](skip, h, fidelity), skip, h, halo=0)
+        # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
+        into = h if h.dtype == torch.float32 else None
+        h = tiles.run(lambda skip, h: fusion.mix[level](skip, h, fidelity), skip, h, halo=0, into=into)
         if code is None:
             return h
         warp = cast(Warp, fusion.warp[level])
