@@ -13,8 +13,6 @@ a process that does nothing else, above what it had when the model was loaded (o
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib.util
 import json
 import math
 import os
@@ -32,19 +30,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-import glare.flow
 from detection import darken, sample_set
 from detection.cache import Cost
 from detection.dataset import whole_file
@@ -52,14 +48,12 @@ from detection.measured import as_tensor, measured
 from detection.provenance import command, versions
 from detection.report import markdown
 from detection.restoration import flop_counter
+from gains import GAINS, reference
 from glare import GLARE, GLAREEnhance
 from glare.batch import enhance_files, find_jobs
 from glare.config import PRESETS
 from glare.data.pairs import list_pairs, read
-from glare.flow import FrozenFlow
-from glare.fusion import STRIP_ELEMENTS
 from glare.image import pad, to_float
-from glare.layers import Attention, Upsample
 from glare.metrics import psnr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,185 +72,7 @@ Size = tuple[int, int]
 Rows = list[dict[str, Any]]
 
 
-def _reference() -> ModuleType:
-    """The straightforward form, which the tests keep; by its path, since other packages are called ``tests`` too."""
-    spec = importlib.util.spec_from_file_location("glare_reference", ROOT / "tests/glare/reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = _reference()
-
-
-# --- Forms of the network -------------------------------------------------------------------------------------------
-
-
-class OtherGrouping(FrozenFlow):
-    """The couplings' look at the condition one by one where it is one convolution, and the other way round."""
-
-    def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = glare.flow.COUPLINGS_AT_ONCE
-        glare.flow.COUPLINGS_AT_ONCE = {} if v.device.type in chosen else {v.device.type: 1}
-        try:
-            return super().inverse(v, feature)
-        finally:
-            glare.flow.COUPLINGS_AT_ONCE = chosen
-
-
-class WholeDecoder(GLARE):
-    """The VQ decoder runs to its end, image and all."""
-
-    code_features = reference.PlainGLARE.code_features
-
-
-class AnyOrder(GLARE):
-    """The input's memory format is left as it comes."""
-
-    restore_latent = reference.PlainGLARE.restore_latent
-
-
-def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
-    """The optimized model, modules of one kind of which compute in another way."""
-
-    def build(model: GLARE) -> GLARE:
-        result = model.optimize()
-        for module in result.modules():
-            for cls in plain:
-                if type(module) is cls.__base__:
-                    module.__class__ = cls
-        return result
-
-    return build
-
-
-def unfolded(model: GLARE) -> GLARE:
-    result = folded_at_each_call(model)
-    result.flow.__class__ = reference.PlainFlow
-    return result
-
-
-def folded_at_each_call(model: GLARE) -> GLARE:
-    result = model.optimize()
-    result.add_module("flow", copy.deepcopy(model.flow).requires_grad_(False))
-    return result
-
-
-def contiguous(model: GLARE) -> GLARE:
-    return switched(AnyOrder)(model).to(memory_format=torch.contiguous_format)
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """What one measure saves: bytes written and read, and bytes held at once."""
-
-    moved: float
-    held: float
-
-
-def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
-    """Scores, scaled scores and weights are written, and read again; two of them live at once."""
-    positions = height * width // 16
-    maps = []
-    for part in (model.condition, model.codebook.decoder, model.fusion.decoder):
-        for module in part.modules():
-            if isinstance(module, Attention):
-                grid = module.grid
-                seen = min(grid, height // 4) * min(grid, width // 4) if grid else positions
-                maps.append(4 * positions * seen)
-    return Bytes(7 * sum(maps), 2 * max(maps))
-
-
-def enlarged_maps(model: GLARE, height: int, width: int) -> Bytes:
-    """Each map of four times the size is written, and read again."""
-    maps = []
-    for decoder in (model.codebook.decoder, model.fusion.decoder):
-        ups = [module for module in decoder.modules() if isinstance(module, Upsample)]
-        maps += [
-            4 * up.conv.in_channels * height * width // share for up, share in zip(ups, (4, 1), strict=True)
-        ]
-    return Bytes(2 * sum(maps), max(maps))
-
-
-def distances(model: GLARE, height: int, width: int) -> Bytes:
-    """Of all positions to all codes: products, sums of squares and their difference, of which the least is sought."""
-    one = 4 * (height * width // 16) * model.config.codes
-    return Bytes(6 * one, 3 * one)
-
-
-def samples(model: GLARE, height: int, width: int) -> Bytes:
-    """Nine samples of each position, all at once; strips of them are written and read as well."""
-    config = model.config
-    most = max(
-        (config.warp_channels or config.widths[level]) * height * width // 4**level
-        for level in config.warp_levels
-    )
-    return Bytes(0, max(0, 4 * (9 * most - STRIP_ELEMENTS)))
-
-
-def norms_and_factors(model: GLARE, height: int, width: int) -> Bytes:
-    """Two actnorms in each of two networks, two passes each; and the condition, copied behind z1."""
-    config = model.config
-    couplings, positions = config.flow_levels * config.flow_steps, height * width // 16
-    passes = 2 * 2 * 2 * config.flow_hidden + config.condition_channels + config.latent_channels
-    return Bytes(couplings * positions * 2 * 4 * passes, 0)
-
-
-def weights_of_flow(model: GLARE, height: int, width: int) -> Bytes:
-    """Read and written again."""
-    size = 4 * sum(parameter.numel() for parameter in model.flow.parameters())
-    return Bytes(2 * size, size)
-
-
-def grouped(model: GLARE, height: int, width: int) -> Bytes:
-    """What all couplings make of the condition: written and read outside of the cache."""
-    config = model.config
-    channels = 2 * config.flow_hidden + 2 * config.flow_hidden + 2 * config.latent_channels
-    one = 4 * (height * width // 16) * channels * config.flow_levels * config.flow_steps
-    return Bytes(2 * one, one)
-
-
-def reordered(model: GLARE, height: int, width: int) -> Bytes:
-    """The maps before and behind each convolution are written in another order, and read."""
-    maps: list[int] = []
-    handles = [
-        module.register_forward_hook(
-            lambda _, given, result: maps.append(4 * (given[0].numel() + result.numel()))
-        )
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model(torch.rand(1, 3, height, width))
-    for handle in handles:
-        handle.remove()
-    return Bytes(2 * sum(maps), max(maps))
-
-
-def first_map(model: GLARE, height: int, width: int) -> Bytes:
-    """One more map of the greatest size."""
-    return Bytes(0, 4 * model.config.channels * height * width)
-
-
-def nothing(model: GLARE, height: int, width: int) -> Bytes:
-    return Bytes(0, 0)
-
-
-#: What `GLARE.optimize` and the layers do: how to undo it in the optimized model, and the bytes that it saves.
-GAINS: dict[str, tuple[Callable[[GLARE], GLARE], Callable[[GLARE, int, int], Bytes]]] = {
-    "flow folded": (unfolded, norms_and_factors),
-    "flow folded once": (folded_at_each_call, weights_of_flow),
-    "couplings grouped": (switched(OtherGrouping), grouped),
-    "codes searched blockwise": (switched(reference.PlainQuantizer), distances),
-    "attention in linear memory": (switched(reference.PlainAttention), attention_maps),
-    "tail of the VQ decoder not computed": (switched(WholeDecoder), nothing),
-    "channels_last": (contiguous, reordered),
-    "upsampling as a transposed convolution": (switched(reference.PlainUpsample), enlarged_maps),
-    "deformable convolution by sampling": (switched(reference.PlainWarp), samples),
-    "activations in place": (switched(reference.PlainResidualBlock), first_map),
-}
+# --- The network in its forms -----------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -273,7 +89,7 @@ def build(weights: str, form: str) -> GLARE:
     """A model in a form: ``straightforward``, ``optimized``, or optimized but for one of `GAINS`."""
     if form == "straightforward":
         return reference.straightforward(load(weights))  # type: ignore[no-any-return]
-    return GAINS[form][0](load(weights)) if form in GAINS else load(weights).optimize()
+    return GAINS[form].without(load(weights)) if form in GAINS else load(weights).optimize()
 
 
 def dark(batch: int, height: int, width: int, device: str = "cpu") -> Tensor:
@@ -506,7 +322,7 @@ def gains(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) ->
         forms = ["optimized", *GAINS]
         whole, *others = in_turns([Variant(weights, form) for form in forms], size, args, bar)
         for name, row in zip(GAINS, others, strict=True):
-            saved = GAINS[name][1](load(weights), *size)
+            saved = GAINS[name].saved(load(weights), *size)
             operations = gflop(weights, name, size) - gflop(weights, "optimized", size)
             rows.append(
                 {
@@ -582,6 +398,7 @@ def watched(model: GLARE, clock: Clock) -> Iterator[None]:
         (model.codebook, "half_features", "code features"),
         (model.codebook.decoder, "to_full", "code features"),
         (model.fusion, "forward", "second decoder"),
+        *([(model.fusion.refine, "forward", "refinement")] if model.config.fusion_blocks else []),
         *((warp, "forward", "warp") for warp in model.fusion.warp.values()),
     ]
     for module, method, part in parts:
@@ -825,17 +642,18 @@ DECIMALS = {
     "images/s": 2,
     "latent's relative error": 5,
     "megapixels": 2,
-}
-DECIMALS |= {
     "gain %": 1,
     "predicted %": 1,
     "% of time": 1,
     "overhead %": 1,
     "GB not moved": 2,
     "GFLOP saved": 1,
+    "GFLOP": 1,
+    "PSNR, lowest": 1,
+    "PSNR, mean": 1,
+    "network alone, s": 1,
+    "glare enhance, s": 1,
 }
-DECIMALS |= {"PSNR, lowest": 1, "PSNR, mean": 1, "network alone, s": 1, "glare enhance, s": 1, "GFLOP": 1}
-DECIMALS |= {"measured": 2}
 
 
 def told(table: pd.DataFrame) -> pd.DataFrame:

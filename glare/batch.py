@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -247,7 +248,12 @@ def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[T
             result = result.convert("RGB")
         form = PIL.Image.registered_extensions()[target.suffix.lower()]
         with _beside(target) as path:
-            result.save(path, format=form, exif=exif, icc_profile=profile, quality=95)
+            # Whatever the writers take, the network goes without. Of a PNG's values, differences of neighbours, it is
+            # the code for their frequencies that makes a photograph small; the search for repetitions takes most of
+            # the time and gains nothing.
+            result.save(
+                path, format=form, exif=exif, icc_profile=profile, quality=95, compress_type=zlib.Z_RLE
+            )
 
     return pixels, save
 

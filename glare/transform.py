@@ -18,10 +18,6 @@ from glare.image import as_batch, from_float, to_float
 from glare.model import GLARE
 from glare.tiling import Tiling
 
-#: Pixels of several images that go through the network at once where no gradient is asked for: a clip of hundreds
-#: of frames would not fit into memory, and no image depends on its neighbours.
-_PIXELS_AT_ONCE = 2**20
-
 
 def _is_image(inpt: Any) -> bool:
     """Whether this is an image or, for plain tensors and arrays, has the form of one."""
@@ -68,7 +64,7 @@ class GLAREEnhance(v2.Transform):
         dtype: ``None`` computes in float32, also inside an outer autocast; ``torch.bfloat16`` in autocast.
         tile: how images are computed where no gradient is asked for. ``None``: whole. A number T, at least 32: no
             more than T·T pixels at once, larger images in tiles of about T pixels a side. The result is the same,
-            to rounding, for about half as much time again; full attention (`GLAREConfig.attention_grid`) alone
+            to rounding, for about a third as much time again; full attention (`GLAREConfig.attention_grid`) alone
             stays within a tile. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the
             CPU, a quarter of the available memory and 3 GiB; otherwise in tiles of 512. Where a GPU's memory
             is exceeded all the same, both go on with smaller tiles, with one warning, and keep to them.
@@ -186,16 +182,11 @@ class GLAREEnhance(v2.Transform):
             torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
-            if torch.is_grad_enabled():
-                self._tiling.check_whole(pixels)
-                enhanced = [model(to_float(pixels.to(device)), fidelity=self.fidelity)]
-            else:
-                at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[2] * pixels.shape[3]))
-                enhanced = [
-                    self._tiling.enhance(model, to_float(part.to(device)), self.fidelity)
-                    for part in torch.split(pixels, at_once)
-                ]
-            return torch.cat([from_float(part.float(), pixels.dtype).to(pixels.device) for part in enhanced])
+            if not torch.is_grad_enabled():
+                return self._tiling.enhance(model, pixels, self.fidelity)
+            self._tiling.check_whole(pixels)
+            enhanced: Tensor = model(to_float(pixels.to(device)), fidelity=self.fidelity)
+            return from_float(enhanced.float(), pixels.dtype).to(pixels.device)
 
     def train(self, mode: bool = True) -> GLAREEnhance:
         """Set the flag that modules have; the network stays as it is used, in evaluation mode."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import skimage
 import torch
 from torch import Tensor
 
@@ -96,6 +97,17 @@ class TestImages:
                 assert result.mode == mode
                 alone = np.asarray(enhance(low), int)
                 assert np.abs(np.asarray(result) - alone).max() <= 1  # half way between two levels
+
+    def test_a_png_is_packed_fast_and_small(self, tmp_path: Path) -> None:
+        source, target = tmp_path / "in.png", tmp_path / "out.png"
+        photograph = PIL.Image.fromarray(skimage.data.chelsea())
+        photograph.save(source)
+        assert enhance_files(lambda pixels: pixels, [(source, target)]) == []
+        packed = target.read_bytes()
+        assert packed[packed.index(b"IDAT") + 5] >> 6 == 0  # "fastest algorithm", RFC 1950
+        assert len(packed) < 1.1 * source.stat().st_size
+        with PIL.Image.open(target) as result:
+            np.testing.assert_array_equal(result, photograph)
 
     def test_rare_sizes_do_not_pile_up(self, tmp_path: Path) -> None:
         for i in range(12):

@@ -29,6 +29,7 @@ def speed(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Modu
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "speed", module)  # where dataclasses look
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # for what it imports from beside it
     spec.loader.exec_module(module)
     weights.save(model, tmp_path / "small", dtype=torch.float32)
     small = str(tmp_path / "small")
@@ -68,7 +69,7 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
         assert all(float(row[column]) > 0 for column in ("ms", "ratio", "GFLOP", "GFLOP/s", "share"))
     assert float(fast["GFLOP"]) < float(plain["GFLOP"])
     # The map of all positions against all is held twice by the straightforward form, and never by the other.
-    maps = speed.attention_maps(speed.load(speed.TINY), 256, 256).held / 1e6
+    maps = speed.GAINS["attention in linear memory"].saved(speed.load(speed.TINY), 256, 256).held / 1e6
     assert maps == pytest.approx(2 * 4 * 4096**2 / 1e6)
     if sys.platform == "linux":
         assert float(plain["MB"]) > maps
@@ -83,6 +84,7 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
         "code features",
         "second decoder",
         "warp",
+        "refinement",
     }
     for by in ("part", "kind"):
         assert sum(float(row["% of time"]) for row in profile if row["by"] == by) == pytest.approx(100)

@@ -172,6 +172,25 @@ class TestChoice:
         assert torch.equal(GLAREEnhance(pooled, tile=None)(low), whole)
         assert torch.equal(pickle.loads(pickle.dumps(GLAREEnhance(pooled, tile=40)))(low), tiled)
 
+    def test_images_go_together_as_memory_allows(
+        self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        low = torch.randint(0, 80, (5, 3, 48, 60), dtype=torch.uint8)
+        enhance = GLAREEnhance(pooled)
+        alone = torch.stack([enhance(image) for image in low])
+        together: list[int] = []
+        enhance.model.register_forward_pre_hook(lambda _, given: together.append(len(given[0])))
+        for limit, expected in ((2 * 48 * 60, [2, 2, 1]), (48 * 60, [1] * 5), (48 * 60 - 1, [])):
+            together.clear()
+            monkeypatch.setattr("glare.tiling._memory", lambda device, limit=limit: 75 * 8 * limit)
+            result = enhance(low)
+            assert together == expected
+            assert (result.int() - alone.int()).abs().max() <= 1  # half way between two levels
+        monkeypatch.undo()
+        monkeypatch.setattr("glare.tiling.PIXELS_AT_ONCE", 3 * 48 * 60)
+        enhance(low)
+        assert together == [3, 2]
+
     def test_memory_left_is_told(self) -> None:
         from glare.tiling import _main_memory, _memory
 

@@ -1,0 +1,209 @@
+"""What each measure of the fast network gains: how to take it back, and the bytes that it saves.
+
+`speed.py` beside this file measures and counts the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+import glare.flow
+from glare import GLARE
+from glare.flow import FrozenFlow
+from glare.fusion import STRIP_ELEMENTS
+from glare.layers import Attention, Upsample
+
+
+def _reference() -> ModuleType:
+    """The straightforward form, which the tests keep; by its path, since other packages are called ``tests`` too."""
+    spec = importlib.util.spec_from_file_location(
+        "glare_reference", Path(__file__).parents[1] / "tests/glare/reference.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = _reference()
+
+
+class OtherGrouping(FrozenFlow):
+    """The couplings' look at the condition one by one where it is one convolution, and the other way round."""
+
+    def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = glare.flow.COUPLINGS_AT_ONCE
+        glare.flow.COUPLINGS_AT_ONCE = {} if v.device.type in chosen else {v.device.type: 1}
+        try:
+            return super().inverse(v, feature)
+        finally:
+            glare.flow.COUPLINGS_AT_ONCE = chosen
+
+
+class WholeDecoder(GLARE):
+    """The VQ decoder runs to its end, image and all."""
+
+    code_features = reference.PlainGLARE.code_features
+
+
+class AnyOrder(GLARE):
+    """The input's memory format is left as it comes."""
+
+    restore_latent = reference.PlainGLARE.restore_latent
+
+
+def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
+    """The optimized model, modules of one kind of which compute in another way."""
+
+    def build(model: GLARE) -> GLARE:
+        result = model.optimize()
+        for module in result.modules():
+            for cls in plain:
+                if type(module) is cls.__base__:
+                    module.__class__ = cls
+        return result
+
+    return build
+
+
+def unfolded(model: GLARE) -> GLARE:
+    result = folded_at_each_call(model)
+    result.flow.__class__ = reference.PlainFlow
+    return result
+
+
+def folded_at_each_call(model: GLARE) -> GLARE:
+    result = model.optimize()
+    result.add_module("flow", copy.deepcopy(model.flow).requires_grad_(False))
+    return result
+
+
+def contiguous(model: GLARE) -> GLARE:
+    return switched(AnyOrder)(model).to(memory_format=torch.contiguous_format)
+
+
+class Bytes(NamedTuple):
+    """What one measure saves: bytes written and read, and bytes held at once."""
+
+    moved: float
+    held: float
+
+
+def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
+    """Scores, scaled scores and weights are written, and read again; two of them live at once."""
+    positions = height * width // 16
+    maps = []
+    for part in (model.condition, model.codebook.decoder, model.fusion.decoder):
+        for module in part.modules():
+            if isinstance(module, Attention):
+                grid = module.grid
+                seen = min(grid, height // 4) * min(grid, width // 4) if grid else positions
+                maps.append(4 * positions * seen)
+    return Bytes(7 * sum(maps), 2 * max(maps))
+
+
+def enlarged_maps(model: GLARE, height: int, width: int) -> Bytes:
+    """Each map of four times the size is written, and read again."""
+    maps = []
+    for decoder in (model.codebook.decoder, model.fusion.decoder):
+        ups = [module for module in decoder.modules() if isinstance(module, Upsample)]
+        maps += [
+            4 * up.conv.in_channels * height * width // share for up, share in zip(ups, (4, 1), strict=True)
+        ]
+    return Bytes(2 * sum(maps), max(maps))
+
+
+def distances(model: GLARE, height: int, width: int) -> Bytes:
+    """Of all positions to all codes: products, sums of squares and their difference, of which the least is sought."""
+    one = 4 * (height * width // 16) * model.config.codes
+    return Bytes(6 * one, 3 * one)
+
+
+def samples(model: GLARE, height: int, width: int) -> Bytes:
+    """Nine samples of each position, all at once; strips of them are written and read as well."""
+    config = model.config
+    most = max(
+        (config.warp_channels or config.widths[level]) * height * width // 4**level
+        for level in config.warp_levels
+    )
+    return Bytes(0, max(0, 4 * (9 * most - STRIP_ELEMENTS)))
+
+
+def norms_and_factors(model: GLARE, height: int, width: int) -> Bytes:
+    """Two actnorms in each of two networks, two passes each; and the condition, copied behind z1."""
+    config = model.config
+    couplings, positions = config.flow_levels * config.flow_steps, height * width // 16
+    passes = 2 * 2 * 2 * config.flow_hidden + config.condition_channels + config.latent_channels
+    return Bytes(couplings * positions * 2 * 4 * passes, 0)
+
+
+def weights_of_flow(model: GLARE, height: int, width: int) -> Bytes:
+    """Read and written again."""
+    size = 4 * sum(parameter.numel() for parameter in model.flow.parameters())
+    return Bytes(2 * size, size)
+
+
+def grouped(model: GLARE, height: int, width: int) -> Bytes:
+    """What all couplings make of the condition: written and read outside of the cache."""
+    config = model.config
+    channels = 2 * config.flow_hidden + 2 * config.flow_hidden + 2 * config.latent_channels
+    one = 4 * (height * width // 16) * channels * config.flow_levels * config.flow_steps
+    return Bytes(2 * one, one)
+
+
+def reordered(model: GLARE, height: int, width: int) -> Bytes:
+    """The maps before and behind each convolution are written in another order, and read."""
+    maps: list[int] = []
+    handles = [
+        module.register_forward_hook(
+            lambda _, given, result: maps.append(4 * (given[0].numel() + result.numel()))
+        )
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model(torch.rand(1, 3, height, width))
+    for handle in handles:
+        handle.remove()
+    return Bytes(2 * sum(maps), max(maps))
+
+
+def first_map(model: GLARE, height: int, width: int) -> Bytes:
+    """One more map of the greatest size."""
+    return Bytes(0, 4 * model.config.channels * height * width)
+
+
+def nothing(model: GLARE, height: int, width: int) -> Bytes:
+    return Bytes(0, 0)
+
+
+class Gain(NamedTuple):
+    """The optimized model without one measure, and what the measure saves on an image of a height and a width."""
+
+    without: Callable[[GLARE], GLARE]
+    saved: Callable[[GLARE, int, int], Bytes]
+
+
+#: What `GLARE.optimize` and the layers do.
+GAINS = {
+    "flow folded": Gain(unfolded, norms_and_factors),
+    "flow folded once": Gain(folded_at_each_call, weights_of_flow),
+    "couplings grouped": Gain(switched(OtherGrouping), grouped),
+    "codes searched blockwise": Gain(switched(reference.PlainQuantizer), distances),
+    "attention in linear memory": Gain(switched(reference.PlainAttention), attention_maps),
+    "tail of the VQ decoder not computed": Gain(switched(WholeDecoder), nothing),
+    "channels_last": Gain(contiguous, reordered),
+    "upsampling as a transposed convolution": Gain(switched(reference.PlainUpsample), enlarged_maps),
+    "deformable convolution by sampling": Gain(switched(reference.PlainWarp), samples),
+    "activations in place": Gain(switched(reference.PlainResidualBlock), first_map),
+}
