@@ -138,35 +138,45 @@ def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
         raise ValueError(f"Expected images of at least 11×11 but got {image.shape[0]}×{image.shape[1]}.")
     height, width, channels = image.shape
     beyond = metrics.WINDOW - 1
+    (x, mean_x), (y, mean_y) = (_centred(pixels) for pixels in (image, reference))
     total = 0.0
     # In bands: what is computed on the way stays in the processor's cache.
     for top in range(0, height - beyond, _BAND):
         rows = slice(top, top + _BAND + beyond)
-        total += float(_ssim_map(image[rows], reference[rows]).sum(dtype=np.float64))
+        total += float(_ssim_map(x[rows], y[rows], mean_x, mean_y).sum(dtype=np.float64))
     return total / float((height - beyond) * (width - beyond) * channels)
 
 
-def _ssim_map(image: NDArray[Any], reference: NDArray[Any]) -> NDArray[Any]:
-    """SSIM at every position where the window fits.
+def _centred(pixels: NDArray[Any]) -> tuple[NDArray[np.float32], np.float32]:
+    """An image in [0,255] less its mean, and that mean."""
+    values = pixels.astype(np.float32)
+    if pixels.dtype != np.uint8:
+        values *= 255
+    mean = np.float32(values.mean(dtype=np.float64))
+    values -= mean
+    return values, mean
 
-    Variances are differences of nearly equal numbers: what is blurred has had its mean taken off, which leaves float32
-    enough digits.
+
+def _ssim_map(
+    x: NDArray[np.float32], y: NDArray[np.float32], mean_x: np.float32, mean_y: np.float32
+) -> NDArray[np.float32]:
+    """SSIM at every position where the window fits, of images less their means.
+
+    Variances are differences of nearly equal numbers: without the means float32 has enough digits for them.
     """
     import cv2
 
     edge = metrics.WINDOW // 2
 
     def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        blurred: NDArray[Any] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
+        blurred: NDArray[np.float32] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
         return blurred[edge:-edge, edge:-edge]
 
-    both = [unit(pixels) for pixels in (image, reference)]
-    (x, mean_x), (y, mean_y) = (((i - i.mean()).astype(np.float32), np.float32(i.mean())) for i in both)
     near_x, near_y = mean(x), mean(y)
     covariance = mean(x * y) - near_x * near_y
     variances = mean(x * x + y * y) - (near_x * near_x + near_y * near_y)  # of both together
     near_x, near_y = near_x + mean_x, near_y + mean_y
-    c1, c2 = np.float32(0.01**2), np.float32(0.03**2)
+    c1, c2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
     values = (2 * near_x * near_y + c1) * (2 * covariance + c2)
     values /= (near_x * near_x + near_y * near_y + c1) * (variances + c2)
     return values
