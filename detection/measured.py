@@ -147,19 +147,17 @@ def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
     return total / float((height - beyond) * (width - beyond) * channels)
 
 
-def _centred(pixels: NDArray[Any]) -> tuple[NDArray[np.float32], np.float32]:
+def _centred(pixels: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
     """An image in [0,255] less its mean, and that mean."""
     values = pixels.astype(np.float32)
     if pixels.dtype != np.uint8:
         values *= 255
-    mean = np.float32(values.mean(dtype=np.float64))
+    mean = float(values.mean(dtype=np.float64))
     values -= mean
     return values, mean
 
 
-def _ssim_map(
-    x: NDArray[np.float32], y: NDArray[np.float32], mean_x: np.float32, mean_y: np.float32
-) -> NDArray[np.float32]:
+def _ssim_map(x: NDArray[Any], y: NDArray[Any], mean_x: float, mean_y: float) -> NDArray[Any]:
     """SSIM at every position where the window fits, of images less their means.
 
     Variances are differences of nearly equal numbers: without the means float32 has enough digits for them.
@@ -168,16 +166,16 @@ def _ssim_map(
 
     edge = metrics.WINDOW // 2
 
-    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        blurred: NDArray[np.float32] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
+    def mean(values: NDArray[Any]) -> NDArray[Any]:
+        blurred: NDArray[Any] = cv2.GaussianBlur(values, (metrics.WINDOW,) * 2, metrics.SIGMA)
         return blurred[edge:-edge, edge:-edge]
 
     near_x, near_y = mean(x), mean(y)
     covariance = mean(x * y) - near_x * near_y
     variances = mean(x * x + y * y) - (near_x * near_x + near_y * near_y)  # of both together
     near_x, near_y = near_x + mean_x, near_y + mean_y
-    c1, c2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
-    values = (2 * near_x * near_y + c1) * (2 * covariance + c2)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values: NDArray[Any] = (2 * near_x * near_y + c1) * (2 * covariance + c2)
     values /= (near_x * near_x + near_y * near_y + c1) * (variances + c2)
     return values
 
