@@ -313,14 +313,20 @@ def notes_on(
     if len(sizes) > 3:
         rests = f"{sizes['images'].min()} to {sizes['images'].max()} images"
     faults = table.attrs["faults"]
+    darkened = table["PSNR"].notna().any()
     notes = [
         f"Each row rests on {rests}{f': {clean.note}' if clean.note else ''}.",
         f"Used {table.attrs['used']} of {table.attrs['of']} images; what failed anywhere counts in no row.",
-        f"Detector {', '.join(detectors)}, seed {args.seed}, {args.device}. All rows of a light saw the same noise.",
+        f"Detector {', '.join(detectors)}, seed {args.seed}, {args.device}."
+        + (" All rows of a light saw the same noise." if darkened else ""),
         "mAP by pycocotools over the classes that occur. VOC_AP50: the area under the precision-recall curve, as in "
         "PASCAL VOC since 2010.",
-        "PSNR (dB) and SSIM (Gaussian window, σ = 1.5) are against the image before darkening, without GT-mean. ms: "
-        "mean per image, the enhancer alone. MB: the highest memory of "
+        (
+            "PSNR (dB) and SSIM (Gaussian window, σ = 1.5) are against the image before darkening, without GT-mean. "
+            if darkened
+            else ""
+        )
+        + "ms: mean per image, the enhancer alone. MB: the highest memory of "
         + (
             "torch's tensors on the GPU."
             if args.device.startswith("cuda")

@@ -142,6 +142,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the network as an ONNX file."""
+    print("Tracing the network, which takes a minute ...", file=sys.stderr)
     print(to_onnx(weights.load(args.weights), args.onnx, fidelity=args.fidelity, half=args.fp16))
     return 0
 
@@ -160,7 +161,7 @@ def run_info(args: argparse.Namespace) -> int:
     for name, value in model.config.to_dict().items():
         print(f"  {name:<18}{value!s:>12}")
     card = path.with_name(weights.CARD)
-    print(f"terms       {_terms(card)}")
+    print(f"terms       {weights.terms(path) or ('see the card' if card.is_file() else 'unknown')}")
     print(f"card        {card if card.is_file() else 'none'}")
     return 0
 
@@ -190,13 +191,3 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
 
 def _is_state(value: object) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _terms(card: Path) -> str:
-    """The licence that the head of a model card names, as on the Hugging Face Hub."""
-    if card.is_file():
-        for line in card.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key in ("license", "license_name") and value.strip() != "other":
-                return value.strip().strip('"')
-    return "see the card" if card.is_file() else "unknown"

@@ -106,6 +106,17 @@ def history(name: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+def terms(name: str | Path) -> str | None:
+    """The licence that the head of a set's model card names, as on the Hugging Face Hub; None if no card tells."""
+    card = find(name).with_name(CARD)
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key in ("license", "license_name") and value.strip() != "other":
+                return value.strip().strip('"')
+    return None
+
+
 def trained_on(name: str | Path) -> list[str]:
     """Fingerprints of the pairs that a set of weights was trained on, for `glare.data.overlap.find_overlaps`.
 

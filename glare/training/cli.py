@@ -58,8 +58,8 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--terms",
-        default="those of the data it was trained on",
-        help="terms of the data, for the model card (written after stage III where there is --val)",
+        help="terms of the data, for the model card, which is written after stage III where there is --val "
+        "(default: that they hold, and those of the weights in --init)",
     )
     parser.set_defaults(run=run)
 
@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Stage {args.stage} starts from the weights of the stage before: give --init.")
     if args.steps < 1:
         raise ValueError(f"Expected argument `steps` to be at least 1 but got {args.steps}.")
+    if args.batch < 1:
+        raise ValueError(f"Expected argument `batch` to be at least 1 but got {args.batch}.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
     if (args.stage == "flow" and args.perceptual) or (args.stage != "fusion" and args.features):
@@ -127,8 +129,11 @@ def run(args: argparse.Namespace) -> int:
     )
     folder = train(stage, data, args.val, settings)
     if args.stage == "fusion" and args.val:
+        before = weights.terms(args.init)
+        own = args.terms or "those of the data it was trained on"
+        terms = own if args.terms or not before else f"{own}, and those of {_path(Path(args.init))}: {before}"
         write_card(
-            folder, _path(folder), args.terms, evaluate_pairs(weights.load(folder), args.val), _name(args.val)
+            folder, _path(folder), terms, evaluate_pairs(weights.load(folder), args.val), _name(args.val)
         )
     print(f"Weights: {folder}")
     return 0

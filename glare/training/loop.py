@@ -135,7 +135,9 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         place = accelerator.device if accelerator.device.type != "cpu" else "cpu"
         state = torch.load(out / CHECKPOINT, weights_only=True, map_location=place)
         if state["run"] != this_run:
-            raise ValueError(f"{out} holds another run: {state['run']}. This one is {this_run}.")
+            same = state["run"]["stage"] == settings.name
+            other = "the same stage of another configuration" if same else f"stage {state['run']['stage']}"
+            raise ValueError(f"{out} holds another run: {other}. This one is stage {settings.name}.")
         stage.load_state_dict(state["stage"])
         optimizer.load_state_dict(state["optimizer"])
         average = Average(parameters)

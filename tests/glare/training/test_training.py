@@ -211,12 +211,24 @@ def test_seed_fixes_everything(pairs: Path, tmp_path: Path) -> None:
     )
 
 
+def test_terms_of_the_weights_to_start_from_go_on(pairs: Path, tmp_path: Path) -> None:
+    words = arguments("fusion", pairs, Path("glare-tiny"), tmp_path, 1, "--val", str(pairs))
+    assert main(words) == 0
+    packaged, own = weights.terms("glare-tiny"), weights.terms(tmp_path / "best")
+    assert packaged is not None
+    assert own is not None
+    assert "research and non-commercial use only" in packaged
+    assert own.endswith(packaged)
+    assert main([*words, "--out", str(tmp_path / "other"), "--terms", "mine"]) == 0
+    assert weights.terms(tmp_path / "other/best") == "mine"
+
+
 def test_folder_of_another_run(
     pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments("fusion", pairs, start, tmp_path, 1)) == 0
     assert main(arguments("flow", pairs, start, tmp_path, 1)) == 1
-    assert "holds another run: {'stage': 'fusion'" in capsys.readouterr().err
+    assert "holds another run: stage fusion. This one is" in capsys.readouterr().err
 
 
 class TestStages:
