@@ -218,12 +218,15 @@ def _boxes(text: str) -> list[_Mark]:
     if lines and lines[0].strip() != _HEADER:
         raise ValueError(f"expected an annotation that starts with `{_HEADER}` but got {lines[0][:40]!r}")
     marks = []
-    for line in lines[1:]:
+    for number, line in enumerate(lines[1:], 2):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 12:
-            raise ValueError(f"expected `class left top width height` and seven numbers but got {line!r}")
-        left, top, width, height, *rest = numbers(fields[1:])
+        try:
+            if len(fields) != 12:
+                raise ValueError(f"expected `class left top width height` and seven numbers but got {line!r}")
+            left, top, width, height, *rest = numbers(fields[1:])
+        except ValueError as error:
+            raise ValueError(f"its annotation, line {number}: {error}") from error
         marks.append(_Mark(fields[0], (left, top, left + width, top + height), rest[5] != 0))
     return marks

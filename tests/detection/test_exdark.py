@@ -230,7 +230,7 @@ class TestFaults:
             4: "dropped 1 of 2 boxes, of unknown class Unicorn",
             5: "cut 1 of 1 boxes",
             6: "dropped 1 of 2 boxes, as the image",
-            7: "could not convert string to float: 'one'",
+            7: "its annotation, line 2: could not convert string to float: 'one'",
             8: "expected finite numbers",
             9: "expected `class left top width height` and seven numbers but got 'Cat 0 0 40'",
             10: "expected an annotation that starts with `% bbGt version=3`",
