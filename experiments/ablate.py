@@ -56,46 +56,41 @@ class FromChance(FlowStage):
         self.model.flow.start_from_data(self.model.codebook.encode(high), feature)
 
 
-def joint(model: GLARE) -> FusionStage:
-    model.fusion = Fusion(model.config)
-    return FusionStage(model, joint=True, from_codebook=True)
+def no_flow(stage: FusionStage) -> None:
+    stage.model.flow = NoFlow()
 
 
-def no_flow(model: GLARE) -> Stage:
-    model.flow = NoFlow()
-    return joint(model)
+def no_codebook_features(stage: FusionStage) -> None:
+    stage.model.fusion.warp = nn.ModuleDict()
 
 
-def no_codebook_features(model: GLARE) -> Stage:
-    stage = joint(model)
-    model.fusion.warp = nn.ModuleDict()
-    return stage
+def no_mix_up(stage: FusionStage) -> None:
+    fusion = stage.model.fusion
+    fusion.mix = nn.ModuleDict({level: NoMixUp() for level in fusion.mix})
 
 
-def no_mix_up(model: GLARE) -> Stage:
-    stage = joint(model)
-    model.fusion.mix = nn.ModuleDict({level: NoMixUp() for level in model.fusion.mix})
-    return stage
-
-
-def no_blocks(model: GLARE) -> Stage:
-    stage = joint(model)
-    model.fusion.refine = nn.Identity()
-    return stage
-
-
-def no_detail_loss(model: GLARE) -> Stage:
-    stage = joint(model)
-    stage.restoration.detail_weight = 0.0
-    return stage
-
-
-def no_warp(model: GLARE) -> Stage:
-    stage = joint(model)
-    for warp in model.fusion.warp.values():
+def no_warp(stage: FusionStage) -> None:
+    for warp in stage.model.fusion.warp.values():
         assert isinstance(warp, Warp)
         warp.offsets.requires_grad_(False)  # zero for good: an ordinary convolution
-    return stage
+
+
+def no_blocks(stage: FusionStage) -> None:
+    stage.model.fusion.refine = nn.Identity()
+
+
+def no_detail_loss(stage: FusionStage) -> None:
+    stage.restoration.detail_weight = 0.0
+
+
+def stage_three(leave_out: Callable[[FusionStage], None] = lambda stage: None) -> Callable[[GLARE], Stage]:
+    def build(model: GLARE) -> Stage:
+        model.fusion = Fusion(model.config)
+        stage = FusionStage(model, joint=True, from_codebook=True)
+        leave_out(stage)
+        return stage
+
+    return build
 
 
 def stage_two(stage: type[FlowStage]) -> Callable[[GLARE], Stage]:
@@ -108,13 +103,13 @@ def stage_two(stage: type[FlowStage]) -> Callable[[GLARE], Stage]:
 
 VARIANTS: dict[str, dict[str, Callable[[GLARE], Stage]]] = {
     "fusion": {
-        "all of it": joint,
-        "no flow": no_flow,
-        "no codebook features": no_codebook_features,
-        "no mix-up": no_mix_up,
-        "no warp": no_warp,
-        "no blocks behind the mix-up": no_blocks,
-        "no loss on detail": no_detail_loss,
+        "all of it": stage_three(),
+        "no flow": stage_three(no_flow),
+        "no codebook features": stage_three(no_codebook_features),
+        "no mix-up": stage_three(no_mix_up),
+        "no warp": stage_three(no_warp),
+        "no blocks behind the mix-up": stage_three(no_blocks),
+        "no loss on detail": stage_three(no_detail_loss),
     },
     "flow": {
         "encoder started from the codebook's": stage_two(FlowStage),

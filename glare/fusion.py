@@ -148,12 +148,13 @@ class Fusion(nn.Module):
         Returns:
             the image (B,3,H,W), not clamped.
         """
-        half = self.fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
-        full = self.fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
+        half = self._fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
+        full = self._fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
         return self.decoder.image(self.refine(full))
 
-    def fuse(self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float) -> Tensor:
-        """Features of the decoder, of the codebook and of the input at one level, each (B,C,h,w) -> (B,C,h,w)."""
+    def _fuse(
+        self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float
+    ) -> Tensor:
         h: Tensor = self.mix[level](skip, decoded, fidelity)
         if level not in self.warp:
             return h

@@ -161,13 +161,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B,3,H,W), H and W multiples of 4 -> (B,latent,H/4,W/4) and the features at full and 1/2 size."""
-        full = self.to_full(x)
+        full = self.level0(self.conv_in(x))
         half = self.level1(self.down0(full))
         return self.to_latent(half), (full, half)
-
-    def to_full(self, x: Tensor) -> Tensor:
-        """(B,3,H,W) -> features of that size."""
-        return self.level0(self.conv_in(x))  # type: ignore[no-any-return]
 
     def to_latent(self, half: Tensor) -> Tensor:
         """Features at 1/2 size -> latent."""

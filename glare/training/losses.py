@@ -61,7 +61,7 @@ def detail_loss(image: Tensor, reference: Tensor) -> Tensor:
 
 
 class Restoration(nn.Module):
-    """L1 + 0.2·(1 − MS-SSIM) + 2·colour + detail, and what frozen networks see of the difference where there are any.
+    """L1 + 0.2·(1 − MS-SSIM) + 2·colour + 4·detail, and what frozen networks, if there are any, see of the difference.
 
     The paper's stage III with L1 for smooth L1, terms for colour and detail (`colour_loss`, `detail_loss`), and LPIPS
     (Zhang et al., CVPR 2018) for its VGG term.

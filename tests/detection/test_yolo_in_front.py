@@ -286,9 +286,8 @@ class TestTrain:
         moved = [name for name in learning.before if name in learning.gradients]
         after = learning.after_epoch[0]
         still = [name for name in moved if torch.equal(after[name], learning.before[name])]
-        assert len(still) < 0.02 * len(
-            moved
-        )  # where all rectifiers of a coupling are off, no gradient passes
+        # Where all rectifiers of a coupling are off, no gradient passes.
+        assert len(still) < 0.02 * len(moved)
 
     def test_saved_beside_the_checkpoints(self, learning: Run) -> None:
         first, second = learning.after_epoch
