@@ -15,18 +15,14 @@ from PIL import Image
 
 from detection import EXDARK_CLASSES, darken, detector, evaluate, read_coco, sample_set
 from detection.enhancers import enhancer
+from tests.scripts import EXPERIMENTS, load_script
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "detect_exdark.py"
+SCRIPT = EXPERIMENTS / "detect_exdark.py"
 
 
 @pytest.fixture(scope="module")
 def main() -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location("detect_exdark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run: Callable[[list[str]], None] = module.main
+    run: Callable[[list[str]], None] = load_script("detect_exdark").main
     return run
 
 

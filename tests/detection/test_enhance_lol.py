@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +9,13 @@ import torch
 from PIL import Image
 
 from detection import Dataset, sample_set, write_darkened
+from tests.scripts import load_script
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Main = Callable[[list[str]], None]
 
 
 def script(name: str) -> Main:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run: Main = module.main
+    run: Main = load_script(name).main
     return run
 
 

@@ -1,5 +1,4 @@
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sam
 from detection.dataset import Dataset
 from detection.enhancers import gamma
 from detection.yolo import YOLO, built_in
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 YOLO26N = ROOT.parent / "shared" / "weights" / "yolo26n.pt"
@@ -23,13 +23,7 @@ YOLO26N = ROOT.parent / "shared" / "weights" / "yolo26n.pt"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    file = ROOT / "experiments" / "finetune_detector.py"
-    spec = importlib.util.spec_from_file_location("finetune_detector", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("finetune_detector")
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ from scipy.special import gamma
 from torch import Tensor
 
 from glare.niqe import FILE, NIQE, block_features
+from tests.scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "fit_niqe.py"
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 
 
@@ -169,12 +168,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_niqe", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("fit_niqe")
 
 
 def test_fit(script: ModuleType, tmp_path: Path) -> None:

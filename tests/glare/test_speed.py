@@ -1,7 +1,6 @@
 """experiments/speed.py, on a network and on images that take no time; never a time itself."""
 
 import csv
-import importlib.util
 import json
 import math
 import re
@@ -17,20 +16,14 @@ from glare import weights
 from glare.image import pad
 from glare.model import GLARE
 from tests.glare.reference import straightforward
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "speed.py"
+from tests.scripts import EXPERIMENTS, load_script
 
 
 @pytest.fixture
 def speed(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with one small network in the place of both of its models."""
-    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "speed", module)  # where dataclasses look
-    monkeypatch.syspath_prepend(SCRIPT.parent)  # for what it imports from beside it
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(EXPERIMENTS)  # for what it imports from beside it
+    module = load_script("speed")
     weights.save(model, tmp_path / "small", dtype=torch.float32)
     small = str(tmp_path / "small")
     for name in ("BASE", "TINY"):

@@ -1,6 +1,5 @@
 """experiments/ablate.py, on a network that takes no time."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,12 @@ from PIL import Image
 
 from glare import GLARE, weights
 from tests.glare.conftest import SMALL, randomise
-
-SCRIPT = Path(__file__).parents[3] / "experiments" / "ablate.py"
+from tests.scripts import load_script
 
 
 def test_a_row_for_each_part_that_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("accelerate", reason="training needs the extra `train`")
-    spec = importlib.util.spec_from_file_location("ablate", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    ablate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ablate)
+    ablate = load_script("ablate")
     torch.manual_seed(0)
     model = GLARE(SMALL)
     randomise(model)
