@@ -60,7 +60,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE, TINY = "base", "glare-tiny"
 VARIANT_SIZES = {BASE: [(256, 256), (420, 620)], TINY: [(256, 256), (640, 640)]}
 RATIO_SIZE = (640, 640)  # at which the two models are compared
-GAIN_SIZES = {BASE: (420, 620), TINY: (640, 640)}
+GAIN_SIZES = {BASE: (256, 256), TINY: (640, 640)}
+PROFILE_SIZES = {BASE: (420, 620), TINY: (640, 640)}
 SCALING_SIZES = [(500, 500), (1000, 1000), (2000, 2000), (3000, 4000)]
 WARM_SIZE = (64, 64)
 CROP = 128  # of photographs, for the latents of `base`
@@ -419,7 +420,7 @@ def watched(model: GLARE, clock: Clock) -> Iterator[None]:
 def profiles(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     """One call of each optimized model, by the network's parts and by the kinds of operations."""
     rows: Rows = []
-    for weights, size in GAIN_SIZES.items():
+    for weights, size in PROFILE_SIZES.items():
         bar.set_postfix_str(f"{weights} {size[0]}x{size[1]} profile")
         model = build(weights, "optimized")
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), flop_counter() as counter:
@@ -703,7 +704,7 @@ def calls(only: Sequence[str], runs: int, on_gpu: bool) -> int:
     of = {
         "variants": turns * (3 * sum(map(len, VARIANT_SIZES.values())) + 1 + 2 * on_gpu),
         "gains": turns * len(GAIN_SIZES) * (1 + len(GAINS)),
-        "profile": 2 * len(GAIN_SIZES),
+        "profile": 2 * len(PROFILE_SIZES),
         "fidelity": 2,
         "scaling": turns * len(SCALING_SIZES),
         "batch": 4,

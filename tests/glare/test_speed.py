@@ -31,6 +31,7 @@ def speed(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Modu
     monkeypatch.setattr(module, "VARIANT_SIZES", {small: [(256, 256)]})
     monkeypatch.setattr(module, "RATIO_SIZE", (256, 256))
     monkeypatch.setattr(module, "GAIN_SIZES", {small: (32, 24)})
+    monkeypatch.setattr(module, "PROFILE_SIZES", {small: (32, 24)})
     monkeypatch.setattr(module, "SCALING_SIZES", [(16, 16), (32, 32)])
     monkeypatch.setattr(module, "WARM_SIZE", (16, 16))
     monkeypatch.setattr(module, "FOLDER", (2, (16, 16)))
