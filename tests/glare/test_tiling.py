@@ -155,7 +155,9 @@ with torch.no_grad():
         if sys.platform != "linux":
             pytest.skip("reads /proc")
         environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # or glibc's heap keeps what was freed
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
+        )
         assert float(result.stdout) < 0.7, result.stdout
 
 
