@@ -356,7 +356,7 @@ class Condition(NamedTuple):
 
     feature: Tensor  #: drives the flow, (B,F,H/4,W/4) in (0,1)
     mean: Tensor  #: mean of the base distribution, (B,C,H/4,W/4)
-    skips: tuple[Tensor, Tensor]  #: encoder features at full and at 1/2 size, for stage III
+    skips: list[Tensor]  #: encoder features at full and at 1/2 size, for stage III, which empties the list
 
 
 class ConditionalEncoder(nn.Module):
@@ -371,7 +371,7 @@ class ConditionalEncoder(nn.Module):
     def forward(self, low: Tensor) -> Condition:
         """(B,3,H,W) in [0,1], H and W multiples of 4 -> `Condition`."""
         latent, skips = self.encoder(log_input(low))
-        return Condition(*self.heads(latent), skips)
+        return Condition(*self.heads(latent), list(skips))
 
     def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's latent (B,C,H/4,W/4) -> the feature and the mean of a `Condition`."""

@@ -133,23 +133,24 @@ class Fusion(nn.Module):
     def forward(
         self,
         latent: Tensor,
-        features: tuple[Tensor, Tensor | None],
-        skips: tuple[Tensor, Tensor],
+        features: list[Tensor | None],
+        skips: list[Tensor],
         fidelity: float = 1.0,
     ) -> Tensor:
         """Decode a latent with the input's detail and the codebook's.
 
         Args:
             latent: from the flow, not quantised, (B,C,H/4,W/4).
-            features: of the codebook's decoder, at 1/2 and full size; what no warp uses may be None.
+            features: of the codebook's decoder, at full and 1/2 size; what no warp uses may be None. This list and
+                the next are emptied as they are used: at full size each map counts in the peak of the memory.
             skips: of the conditional encoder, at full and 1/2 size.
             fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
 
         Returns:
             the image (B,3,H,W), not clamped.
         """
-        half = self._fuse("1", self.decoder.to_half(latent), features[0], skips[1], fidelity)
-        full = self._fuse("0", self.decoder.to_full(half), features[1], skips[0], fidelity)
+        half = self._fuse("1", self.decoder.to_half(latent), features.pop(), skips.pop(), fidelity)
+        full = self._fuse("0", self.decoder.to_full(half), features.pop(), skips.pop(), fidelity)
         return self.decoder.image(self.refine(full))
 
     def _fuse(

@@ -74,10 +74,10 @@ class GLARE(nn.Module):
         limit = self.config.latent_limit
         return latent if limit is None else latent.clamp(-limit, limit)
 
-    def code_features(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The codebook decoder's features of a latent (B,C,H/4,W/4), at 1/2 and, where a warp wants them, full size."""
+    def code_features(self, latent: Tensor) -> list[Tensor | None]:
+        """The codebook decoder's features of a latent (B,C,H/4,W/4), at full, where a warp wants them, and 1/2 size."""
         half = self.codebook.half_features(latent)
-        return half, self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None
+        return [self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None, half]
 
     def forward(self, low: Tensor, fidelity: float = 1.0) -> Tensor:
         """Enhance low-light images.

@@ -88,8 +88,8 @@ class PlainGLARE(GLARE):
             latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
         return latent, condition
 
-    def code_features(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        return self.codebook.decode(latent)[1]
+    def code_features(self, latent: Tensor) -> list[Tensor]:
+        return list(reversed(self.codebook.decode(latent)[1]))
 
 
 PLAIN = (PlainResidualBlock, PlainAttention, PlainUpsample, PlainQuantizer, PlainFlow, PlainMixUp, PlainWarp)
