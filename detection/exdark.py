@@ -42,8 +42,9 @@ def ExDark(  # noqa: N802 - as the set is called
 
     Returns:
         The images of the split in the order of the list, or of the file. Its `faults` say which images or
-        annotations are missing or unreadable (those images are left out), and where boxes of an unknown class
-        were dropped and boxes cut to the image, or dropped with nothing of them inside (those images stay).
+        annotations are missing or unreadable and how many files are in no line of the list (those images are left
+        out), and where boxes of an unknown class were dropped and boxes cut to the image, or dropped with nothing of
+        them inside (those images stay).
 
     Raises:
         FileNotFoundError: if a part of the layout is not there.
@@ -141,6 +142,11 @@ def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_
         entries.setdefault(key, entry)
     if not entries:
         raise ValueError(f"Expected lines `name class light in/out split` in {file} but got none.")
+    if unlisted := sorted({str(image) for image in images.values()} - entries.keys()):
+        first = Path(unlisted[0])
+        faults.append(
+            f"{LIST}: no line for {len(unlisted)} files that are in {IMAGES}, such as {first.parent.name}/{first.name}"
+        )
     return list(entries.values())
 
 

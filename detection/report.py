@@ -63,13 +63,16 @@ def _decimals(column: str) -> int:
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of `evaluate` that answer the question: is it better than nothing, and at what price.
 
-    The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``.
+    The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``. PSNR and
+    SSIM are left out where no image has a reference.
     """
     against = [_against_raw(row) for row in table.to_dict("records")]
     wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50", "PSNR", "SSIM", "LPIPS"]
     wanted += ["ms", "detector_ms", "MB", "images", "boxes"]
     if any(against):
         table = table.assign(**{"against raw": against})
+    if not table["PSNR"].notna().any():
+        wanted = [column for column in wanted if column not in ("PSNR", "SSIM")]
     return table[[column for column in wanted if column in table]]
 
 

@@ -58,8 +58,8 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
 
     Raises:
         FileNotFoundError: if an input is not there, or a pattern fits nothing.
-        ValueError: if a folder holds nothing to enhance, ``output`` is an input or has a suffix that cannot be
-            written, or two files would become the same.
+        ValueError: if a folder holds nothing to enhance, ``output`` is an input, has a suffix that cannot be
+            written or, for more than one file, that of one, or two files would become the same.
     """
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
@@ -79,6 +79,8 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
+    if output.suffix.lower() in IMAGES | VIDEOS.keys() and not output.is_dir():
+        raise ValueError(f"Expected OUT to be a folder, as IN is more than one file, but got {output}.")
     return [(source, target) for target, source in jobs.items()]
 
 

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=run_export)
 
     info = commands.add_parser("info", help="what a set of weights is")
-    info.add_argument("weights", nargs="?", default="glare-tiny", metavar="WEIGHTS", help="(%(default)s)")
+    info.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
     info.set_defaults(run=run_info)
 
     add_train_parser(commands.add_parser("train", help="train a stage"))

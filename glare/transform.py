@@ -68,7 +68,8 @@ class GLAREEnhance(v2.Transform):
             stays within a tile. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the
             CPU, a quarter of the available memory and 3 GiB; otherwise in tiles of 512. Where a GPU's memory
             is exceeded all the same, both go on with smaller tiles, with one warning, and keep to them.
-        trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once.
+        trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once. The encoder and
+            the codes of stage I, which training alone needs or which are looked up, never get one.
 
     Raises:
         TypeError: if an argument or the input has the wrong type, the input's dtype included.
@@ -109,7 +110,9 @@ class GLAREEnhance(v2.Transform):
         if not 0.0 <= fidelity <= 2.0:
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
         if dtype not in (None, torch.float32, torch.bfloat16):
-            raise ValueError(f"Expected argument `dtype` to be None, float32 or bfloat16 but got {dtype}.")
+            raise ValueError(
+                f"Expected argument `dtype` to be None, torch.float32 or torch.bfloat16 but got {dtype!r}."
+            )
         if not isinstance(trainable, bool):
             raise TypeError(f"Expected argument `trainable` to be a bool but got {type(trainable).__name__}.")
         try:
@@ -118,6 +121,8 @@ class GLAREEnhance(v2.Transform):
             raise ValueError(
                 f"Expected argument `device` to name a device but got {device!r}: {error}"
             ) from error
+        if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"Expected argument `device` to be there but got {device!r}: torch sees no GPU.")
         self.weights = None if isinstance(weights, GLARE) else weights
         self.fidelity = float(fidelity)
         self.dtype = dtype

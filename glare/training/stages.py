@@ -195,7 +195,8 @@ class FusionStage(Stage):
     """Stage III: the second decoder; with ``joint`` the conditional encoder and the flow move with it."""
 
     lr = 5e-4
-    #: Share of the steps at another fidelity than 1, so that the user's knob leads to pictures at both of its ends.
+    #: Share of the steps at another fidelity than 1: one third each at 0, at 2 and between, so that the user's knob
+    #: leads to pictures at both of its ends.
     other_fidelity = 0.25
     #: Weight of the likelihood that keeps the flow a flow in the joint pass.
     likelihood = 0.001
@@ -226,7 +227,7 @@ class FusionStage(Stage):
             features = model.code_features(latent)
         fidelity = 1.0
         if self.training and random.random() < self.other_fidelity:
-            fidelity = random.uniform(0.0, 2.0)
+            fidelity = random.choice((0.0, 2.0, random.uniform(0.0, 2.0)))
         image = model.fusion(latent, features, skips, fidelity).float()
         loss, logs = self.restoration(image, high)
         logs["psnr"] = psnr(image.detach().clamp(0, 1), high).mean()

@@ -209,6 +209,7 @@ class TestFaults:
             exdark.list(line)
         exdark.list("a_24.png 6 1")
         exdark.list("A_13.PNG 6 1 1 1")
+        (images / "a_25.png").write_bytes((images / "a_19.png").read_bytes())
 
         data = ExDark(exdark.root, "test")
         left_out = [0, 1, 2, 7, 8, 9, 10, 11]
@@ -221,6 +222,7 @@ class TestFaults:
             "unknown split '4', expected 1 to 3",
             "expected `name class light in/out split` but got 'a_24.png 6 1'",
             "Cat/A_13.PNG is listed before; the first line counts",
+            "no line for 1 files that are in ExDark, such as Cat/a_25.png",
         ]
         others = dict(fault.split(": ", 1) for fault in data.faults if fault not in lists)
         says = {

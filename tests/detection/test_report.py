@@ -114,6 +114,9 @@ class TestOverview:
         )
         assert overview(unknown)["against raw"][1] == "+0.031 too few images"
 
+    def test_quality_needs_a_reference(self, wide: pd.DataFrame) -> None:
+        assert "PSNR" not in overview(wide.assign(PSNR=float("nan")))
+
     def test_without_raw(self, wide: pd.DataFrame) -> None:
         assert "against raw" not in overview(wide.assign(verdict=""))
 

@@ -70,6 +70,8 @@ class TestJobs:
             ([a, str(picture(night.parent / "other" / "a.jpg"))], out, "would become"),
             ([a, str(night / "b.png")], night, "lies in both"),
             ([a], Path(a), "another file than IN"),
+            ([a, str(night / "b.png")], out / "c.png", r"folder.*c\.png"),
+            ([str(night)], out / "c.png", r"folder.*c\.png"),
             ([str(night / "clip.mp4")], out / "clip.png", r"end in one of \.avi.*clip\.png"),
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=message):

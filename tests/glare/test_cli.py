@@ -116,7 +116,7 @@ def test_what_cannot_be_done_is_told(
         (["enhance", str(tmp_path), str(tmp_path)], "another folder"),
         (["enhance", str(tmp_path), "out"], "No images"),
         (["enhance", str(folder / "model.safetensors"), "out"], "Expected OUT to end in"),
-        (["info", "no-such-weights"], "no-such-weights"),
+        (["info", "--weights", "no-such-weights"], "no-such-weights"),
         (["train", "flow", "--out", str(tmp_path)], "--init"),
     ):
         assert main(arguments) == 1
@@ -183,7 +183,7 @@ def test_convert_refuses_code_and_what_is_no_checkpoint(
 def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = folder / "README.md"
     card.write_text("---\nlicense: cc-by-nc-4.0\n---\n# A card\n")
-    assert main(["info", str(folder)]) == 0
+    assert main(["info", "--weights", str(folder)]) == 0
     told = capsys.readouterr().out
     parameters = sum(p.numel() for p in glare_weights.load(folder).parameters())
     for expected in (f"{parameters:,}", "flow_steps", "cc-by-nc-4.0", str(card)):

@@ -320,6 +320,7 @@ def test_bad_input_says_what_came(
         ({"dtype": torch.float16}, ValueError, "`dtype`.*float16"),
         ({"tile": 16}, ValueError, "`tile`.*16"),
         ({"device": "abacus"}, ValueError, "`device`.*abacus"),
+        ({"dtype": "bf16"}, ValueError, r"torch\.bfloat16 but got 'bf16'"),
         ({"trainable": 1}, TypeError, "`trainable`.*int"),
     ],
     ids=str,
