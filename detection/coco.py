@@ -56,6 +56,8 @@ def read_coco(
     annotations = Path(annotations)
     try:
         content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise TypeError(f"no object at its top but a {type(content).__name__}")
         names = [str(category["name"]) for category in content["categories"]]
         to_label = dict(
             zip((c["id"] for c in content["categories"]), class_map(names, classes).tolist(), strict=True)

@@ -66,7 +66,7 @@ def ExDark(  # noqa: N802 - as the set is called
     for entry in chosen:
         try:
             path = _find(images, entry.name)
-            marks = _boxes(_find(annotations, f"{entry.name}.txt").read_text(encoding="utf-8-sig"))
+            marks = _boxes(_find(annotations, f"{entry.name}.txt").read_bytes())
             with open_image(path) as image:
                 size = image.size
         except (OSError, ValueError) as error:
@@ -126,6 +126,7 @@ class _Mark:
 
 def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_Entry]:
     entries: dict[str, _Entry] = {}
+    faulty: set[str] = set()
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = line.split()
         if not fields or (number == 1 and not fields[-1].isdigit()):  # the header
@@ -134,6 +135,7 @@ def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_
             entry = _entry(fields)
         except ValueError as error:
             faults.append(f"{LIST}, line {number}: {error}")
+            faulty.add(fields[0])
             continue
         image = _named(images, entry.name)
         key = entry.name.casefold() if image is None else str(image)
@@ -142,10 +144,11 @@ def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_
         entries.setdefault(key, entry)
     if not entries:
         raise ValueError(f"Expected lines `name class light in/out split` in {file} but got none.")
-    if unlisted := sorted({str(image) for image in images.values()} - entries.keys()):
-        first = Path(unlisted[0])
+    unlisted = {image for image in images.values() if str(image) not in entries and image.name not in faulty}
+    if unlisted:
+        first = min(unlisted)
         faults.append(
-            f"{LIST}: no line for {len(unlisted)} files that are in {IMAGES}, such as {first.parent.name}/{first.name}"
+            f"{LIST}: no line for {len(unlisted)} of the files in {IMAGES}, such as {first.parent.name}/{first.name}"
         )
     return list(entries.values())
 
@@ -215,12 +218,15 @@ def _find(files: dict[str, Path], name: str) -> Path:
     return file
 
 
-def _boxes(text: str) -> list[_Mark]:
+def _boxes(content: bytes) -> list[_Mark]:
     """The boxes of a `bbGt` file, version 3: class, left, top, width, height and seven more numbers.
 
     The sixth of the seven is the mark "ignore" of that format (Dollár's toolbox); in ExDark all seven are 0.
     """
-    lines = text.splitlines()
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its annotation is no text: {error}") from error
     if lines and lines[0].strip() != _HEADER:
         raise ValueError(f"expected an annotation that starts with `{_HEADER}` but got {lines[0][:40]!r}")
     marks = []

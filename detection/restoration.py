@@ -350,8 +350,8 @@ def trained_on_test(
         pictures = [overlap for overlap in overlaps if overlap.by == "picture"]
         if pictures:
             lines.append(
-                f"Warning: {title} was trained on {len(pictures)} of the {len(files)} test images, whose figures are "
-                f"no test of it: {_listed(pictures)}."
+                f"Warning: {title} was trained on {len(pictures)} of the {len(files)} test images, or on others that "
+                f"look alike, such as another shot from the same tripod, which flatters it: {_listed(pictures)}."
             )
         if named := [overlap for overlap in overlaps if overlap.by == "name"]:
             lines.append(

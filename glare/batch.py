@@ -63,10 +63,12 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
-        target = output / source.name if output.is_dir() else output
+        target = output / source.name if output.is_dir() or not output.suffix else output
         suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGES
         if target.suffix.lower() not in suffixes:
-            raise ValueError(f"Expected OUT to end in one of {', '.join(sorted(suffixes))} but got {target}.")
+            raise ValueError(
+                f"Expected OUT to be a folder or to end in one of {', '.join(sorted(suffixes))} but got {target}."
+            )
         if target.exists() and target.samefile(source):
             raise ValueError(f"Expected OUT to be another file than IN but both are {source}.")
         return [(source, target)]

@@ -76,7 +76,7 @@ class GLAREEnhance(v2.Transform):
         ValueError: if an argument is out of range, or the input has a mode or a shape other than the above,
             lies outside [0,1] by more than 0.1, is empty or holds NaN; or if there is no image in it; or if a
             gradient is asked for and ``tile`` is a number that has the image cut.
-        FileNotFoundError: if there are no such weights.
+        FileNotFoundError: if there are no such weights; ValueError, if they are of stages I or II alone.
 
     Source: Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook
     Retrieval", ECCV 2024.
@@ -138,7 +138,9 @@ class GLAREEnhance(v2.Transform):
         elif isinstance(weights, GLARE):
             self._frozen.append(weights.optimize())
         else:
-            glare_weights.find(weights)  # a wrong name is told here, not at the first image
+            glare_weights.check_whole(
+                weights
+            )  # what is wrong with a name is told here, not at the first image
 
     @property
     def model(self) -> GLARE:

@@ -106,6 +106,21 @@ def history(name: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+def check_whole(name: str | Path) -> None:
+    """Refuse weights that do not enhance yet: of which training tells stages I or II, and nothing of III.
+
+    Raises:
+        FileNotFoundError: see `find`.
+        ValueError: naming the stages.
+    """
+    stages = [str(entry["stage"]) for entry in history(name)]
+    if stages and not any(stage.startswith("fusion") for stage in stages):
+        raise ValueError(
+            f"Expected weights of all three stages but {name} was trained for {', '.join(stages)} only: "
+            "`glare train` goes on from there."
+        )
+
+
 def terms(name: str | Path) -> str | None:
     """The licence that the head of a set's model card names, as on the Hugging Face Hub; None if no card tells."""
     card = find(name).with_name(CARD)

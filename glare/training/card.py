@@ -90,7 +90,7 @@ def write_card(folder: Path, name: str, terms: str, found: Evaluation, pairs: st
         ),
         "",
         "Half precision in the file, float32 when loaded. The checkpoint of each stage is the one with the best",
-        "validation figure; validation images are no test set.",
+        "validation figure, or the one that the next command names; validation images are no test set.",
         "",
     ]
     card = folder / weights.CARD

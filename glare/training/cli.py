@@ -96,6 +96,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--perceptual belongs to the stages codebook and fusion, --features to fusion.")
     if args.adversarial_after is not None and args.stage != "codebook":
         raise ValueError("--adversarial-after belongs to stage codebook.")
+    history = weights.history(args.init) if args.init else []
+    trained = [entry["stage"].partition(",")[0] for entry in history]
+    if args.stage == "fusion" and trained and not {"flow", "fusion"} & set(trained):
+        raise ValueError(
+            f"Stage fusion starts from weights of stage flow, but {args.init} holds {', '.join(trained)} alone."
+        )
     data = Crops(
         args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
     )
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         name=f"{args.stage}, joint" if args.joint else args.stage,
         data=[_name(folder) for folder in (*args.pairs, *args.photos)],
         command=_command(args),
-        history=weights.history(args.init) if args.init else [],
+        history=history,
         batch=args.batch,
         max_minutes=args.max_minutes,
         lr=args.lr,

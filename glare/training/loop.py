@@ -143,6 +143,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
         average = Average(parameters)
         average.values = state["average"]
         step, elapsed, best = state["step"], state["elapsed"], state["best"]
+        accelerator.print(f"{out} goes on at step {step}, after {elapsed / 60:.1f} minutes.")
     else:
         low, high = (
             torch.stack(t).to(accelerator.device)
@@ -197,6 +198,7 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             _write_sheet(stage, val, out / "sheets" / f"{step:06d}.png")
             score = next(iter(figures.values()))
             log.write(step, {f"val/{k}": v for k, v in figures.items()})
+            bar.write(f"step {step}, val: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
             weights.save(stage.model, out / "validated" / f"{step:06d}", history=history())
             if score > best:
                 best = score
@@ -261,6 +263,8 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
             if now - last_checkpoint > 60 * settings.checkpoint_minutes:
                 checkpoint()
     bar.close()
+    reached = f"{settings.max_minutes:g} minutes" if step < settings.steps else f"{settings.steps} steps"
+    accelerator.print(f"{out} is at its end after {step} steps: {reached} were given.")
     if accelerator.is_main_process:
         keep(final=True)
         checkpoint()

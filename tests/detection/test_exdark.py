@@ -222,7 +222,7 @@ class TestFaults:
             "unknown split '4', expected 1 to 3",
             "expected `name class light in/out split` but got 'a_24.png 6 1'",
             "Cat/A_13.PNG is listed before; the first line counts",
-            "no line for 1 files that are in ExDark, such as Cat/a_25.png",
+            "no line for 1 of the files in ExDark, such as Cat/a_25.png",
         ]
         others = dict(fault.split(": ", 1) for fault in data.faults if fault not in lists)
         says = {

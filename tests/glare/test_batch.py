@@ -53,6 +53,7 @@ class TestJobs:
             (["night/*.jpg"], ["a.jpg"]),  # one file, but a pattern: OUT is a folder
             (["night/**/*.png"], ["b.png", "sub/deep/c.png"]),
             (["night/sub/deep/c.png", "night/a.jpg"], ["c.png", "a.jpg"]),
+            (["night/a.jpg"], ["a.jpg"]),
         ],
     )
     def test_the_tree_is_kept(self, night: Path, inputs: list[str], expected: list[str]) -> None:

@@ -115,7 +115,7 @@ def test_what_cannot_be_done_is_told(
         (["enhance", str(tmp_path / "none.png"), "out.png"], "No such file"),
         (["enhance", str(tmp_path), str(tmp_path)], "another folder"),
         (["enhance", str(tmp_path), "out"], "No images"),
-        (["enhance", str(folder / "model.safetensors"), "out"], "Expected OUT to end in"),
+        (["enhance", str(folder / "model.safetensors"), "out"], "Expected OUT to be a folder or to end in"),
         (["info", "--weights", "no-such-weights"], "no-such-weights"),
         (["train", "flow", "--out", str(tmp_path)], "--init"),
     ):

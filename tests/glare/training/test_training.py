@@ -20,6 +20,7 @@ from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
 from glare.training.losses import Restoration, colour_loss, detail_loss, load_features, ms_ssim
 from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
+from glare.transform import GLAREEnhance
 from tests.glare.conftest import SMALL
 
 
@@ -103,7 +104,9 @@ def test_loss_falls(stage: str, pairs: Path, start: Path, tmp_path: Path) -> Non
     assert curve[60] < curve[10]
 
 
-def test_goes_on_as_if_it_had_not_been_killed(pairs: Path, start: Path, tmp_path: Path) -> None:
+def test_goes_on_as_if_it_had_not_been_killed(
+    pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = arguments("fusion", pairs, start, parts, 80, "--joint", "--checkpoint-minutes", "0")
     process = subprocess.Popen([sys.executable, "-m", "glare", *words], stderr=subprocess.DEVNULL)
@@ -114,10 +117,12 @@ def test_goes_on_as_if_it_had_not_been_killed(pairs: Path, start: Path, tmp_path
         time.sleep(0.05)
     process.kill()
     process.wait()
+    capsys.readouterr()
     assert 20 <= max(losses(parts)) < 80
     for out in (parts, whole):
         assert main(arguments("fusion", pairs, start, out, 80, "--joint")) == 0
     assert losses(parts) == losses(whole)
+    assert f"{parts} goes on at step " in capsys.readouterr().out
     a, b = (weights.load(out / "last").state_dict() for out in (parts, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -129,16 +134,13 @@ def test_terms_of_frozen_networks_and_a_discriminator(
     assert (
         main(arguments("codebook", pairs, start, tmp_path / "1", 2, *lpips, "--adversarial-after", "1")) == 0
     )
+    assert main(arguments("flow", pairs, tmp_path / "1/last", tmp_path / "2", 2)) == 0
     features = f"{__name__}:halves:2"
-    assert (
-        main(
-            arguments("fusion", pairs, tmp_path / "1/last", tmp_path / "2", 2, *lpips, "--features", features)
-        )
-        == 0
-    )
-    first, second = (entry["command"] for entry in weights.history(tmp_path / "2/last"))
+    words = arguments("fusion", pairs, tmp_path / "2/last", tmp_path / "3", 2, *lpips)
+    assert main([*words, "--features", features]) == 0
+    first, _, third = (entry["command"] for entry in weights.history(tmp_path / "3/last"))
     assert "--perceptual alex.pth --adversarial-after 1" in first
-    assert f"--features {features}" in second
+    assert f"--features {features}" in third
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,16 @@ def test_stages_need_the_one_before(pairs: Path, tmp_path: Path, capsys: pytest.
     words = ["train", "flow", "--pairs", str(pairs), "--out", str(tmp_path)]
     assert main(words) == 1
     assert "starts from the weights of the stage before: give --init" in capsys.readouterr().err
+
+
+def test_stage_iii_needs_a_trained_flow(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights.save(GLARE(SMALL), tmp_path / "first", history=[{"stage": "codebook"}])
+    assert main(arguments("fusion", pairs, tmp_path / "first", tmp_path / "third", 2)) == 1
+    assert "first holds codebook alone" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"all three stages but .*first was trained for codebook only"):
+        GLAREEnhance(tmp_path / "first")
 
 
 def test_loss_that_is_not_finite_stops_and_is_named(
