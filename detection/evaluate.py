@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -376,7 +374,6 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.enhance = Enhancing(self.cache)
-        self.threads = ThreadPoolExecutor(os.cpu_count())  # for what is not timed
         self.mappings = {}
         for name, detector in self.detectors.items():
             self.mappings[name] = class_map(detector.names, self.dataset.classes)
@@ -403,8 +400,7 @@ class _Run:
                 seen.setdefault(name, (enhanced, found))
         timed()
         pixels = fingerprint(str(image.shape), image.tobytes())
-        measures = self.threads.map(lambda one: self.quality(one[0], reference), seen.values())
-        quality = dict(zip(seen, measures, strict=True))
+        quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
         records = [
             Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
             for name, title, found, enhancing, detecting, file in made

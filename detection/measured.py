@@ -26,8 +26,6 @@ T = TypeVar("T")
 _TRIED = 3
 """On how many images of a set an enhancer is tried before it is given up."""
 _C = ctypes.CDLL(None) if os.name == "posix" else None
-_GIVEN_BACK_EVERY = 8
-"""After how many images free memory is given back: after each it would be a twentieth of a run's time."""
 _BAND = 64
 """Rows of an image of which SSIM is computed at once."""
 
@@ -257,7 +255,8 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
 
     Not while an enhancer or a detector is timed, from which it would take a core. Of a photograph of 640×480 loading
     and darkening take as long as one call of the built-in detector (75 ms), so that waiting for it every time would
-    slow down a run of cheap enhancers; PSNR, SSIM and the picture of what was found take longer.
+    slow down a run of cheap enhancers; PSNR, SSIM and the picture of what was found take longer. After every
+    image free memory is given back.
 
     Yields:
         What returns the image, or raises, and what starts to load the next one, to be called when nothing more of this
@@ -278,8 +277,7 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
         for place in range(len(numbers)):
             start(place)
             yield coming.pop(place).result, partial(start, place + 1)
-            if place % _GIVEN_BACK_EVERY == 0:
-                give_back_memory()
+            give_back_memory()
 
 
 class FaultError(Exception):
