@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,9 @@ def load(name: str | Path) -> GLARE:
         ValueError: if the file is truncated, is no safetensors file of GLARE, or its tensors do not fit.
     """
     path = find(name)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} (sha256 {sha256(path)}) is truncated or no safetensors file: {error}"
-        ) from error
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     if "config" not in metadata:
         raise ValueError(
             f"{path} (sha256 {sha256(path)}) holds no GLARE configuration: not saved by glare.weights."
@@ -99,9 +95,25 @@ def load(name: str | Path) -> GLARE:
     return model.to(memory_format=torch.channels_last).eval()
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} (sha256 {sha256(path)}) is truncated or no safetensors file: {error}"
+        ) from error
+
+
 def history(name: str | Path) -> list[dict[str, Any]]:
-    """How a set of weights was trained: an entry for each stage, in order, as `glare.training.loop` wrote it."""
-    with safe_open(find(name), framework="pt") as file:
+    """How a set of weights was trained: an entry for each stage, in order, as `glare.training.loop` wrote it.
+
+    Raises:
+        FileNotFoundError: see `find`.
+        ValueError: if the file is truncated or no safetensors file.
+    """
+    with _opened(find(name)) as file:
         entries: list[dict[str, Any]] = json.loads((file.metadata() or {}).get("history", "[]"))
     return entries
 

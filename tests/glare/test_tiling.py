@@ -83,7 +83,7 @@ class TestResult:
         low = night(photograph, 150, 222)
         whole, tiled = model(low), enhance_tiled(model, low, tile)
         torch.testing.assert_close(tiled, whole, rtol=0, atol=4e-3)
-        torch.testing.assert_close(tiled.mean((0, 2, 3)), whole.mean((0, 2, 3)), rtol=5e-4, atol=0)
+        torch.testing.assert_close(tiled.mean((0, 2, 3)), whole.mean((0, 2, 3)), rtol=2e-3, atol=0)
         # Tiles enhanced one by one differ by far more than that.
         assert (model(low[..., :tile, :tile]) - whole[..., :tile, :tile]).abs().mean() > 5e-3
 
