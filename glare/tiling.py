@@ -4,7 +4,7 @@ Tiles that are enhanced one by one differ in tone: every GroupNorm, the attentio
 the whole image. A pass at low resolution would not tell what they see: it averages the noise away, and errors of one
 norm grow in the next forty. So the network is computed convolution by convolution: what goes into one and comes out
 is held whole, and its means are those of the whole; what lies between, at full and at 1/2 size, is held for one tile
-at a time. What comes out is the result without tiles, to rounding.
+at a time. What comes out is the result without tiles, to rounding, where no warp looks further than `WARP_HALO`.
 
 Full attention alone (``attention_grid=None``) stays within the tile, in overlapping windows with a blend: its cost
 would grow with the square of the pixels.

@@ -75,8 +75,9 @@ class GLAREEnhance(v2.Transform):
         TypeError: if an argument or the input has the wrong type, the input's dtype included.
         ValueError: if an argument is out of range, or the input has a mode or a shape other than the above,
             lies outside [0,1] by more than 0.1, is empty or holds NaN; or if there is no image in it; or if a
-            gradient is asked for and ``tile`` is a number that has the image cut.
-        FileNotFoundError: if there are no such weights; ValueError, if they are of stages I or II alone.
+            gradient is asked for and ``tile`` is a number that has the image cut; or if the weights are of stages I
+            or II alone.
+        FileNotFoundError: if there are no such weights.
 
     Source: Zhou et al., "GLARE: Low Light Image Enhancement via Generative Latent Feature based Codebook
     Retrieval", ECCV 2024.
@@ -138,9 +139,7 @@ class GLAREEnhance(v2.Transform):
         elif isinstance(weights, GLARE):
             self._frozen.append(weights.optimize())
         else:
-            glare_weights.check_whole(
-                weights
-            )  # what is wrong with a name is told here, not at the first image
+            glare_weights.check_whole(weights)  # told here, not at the first image
 
     @property
     def model(self) -> GLARE:

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         LPIPS(args.perceptual).to(device) if args.perceptual else None,
         load_features(args.features) if args.features else None,
     )
-    first = not any(entry["stage"].startswith("fusion") for entry in settings.history)
+    first = "fusion" not in trained
     stage = build_stage(
         args.stage, model, restoration, args.joint, args.adversarial_after, from_codebook=first
     )
