@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -48,6 +49,12 @@ class OtherGrouping(FrozenFlow):
             return super().inverse(v, feature)
         finally:
             glare.flow.COUPLINGS_AT_ONCE = chosen
+
+
+class FusedAttention(Attention):
+    """torch's kernel in bf16 as in float32."""
+
+    average = staticmethod(F.scaled_dot_product_attention)
 
 
 class WholeDecoder(GLARE):
@@ -192,6 +199,7 @@ class Gain(NamedTuple):
 
     without: Callable[[GLARE], GLARE]
     saved: Callable[[GLARE, int, int], Bytes]
+    bf16: bool = False
 
 
 #: What `GLARE.optimize` and the layers do.
@@ -201,6 +209,7 @@ GAINS = {
     "couplings grouped": Gain(switched(OtherGrouping), grouped),
     "codes searched blockwise": Gain(switched(reference.PlainQuantizer), distances),
     "attention in linear memory": Gain(switched(reference.PlainAttention), attention_maps),
+    "attention in blocks in bf16": Gain(switched(FusedAttention), nothing, bf16=True),
     "tail of the VQ decoder not computed": Gain(switched(WholeDecoder), nothing),
     "channels_last": Gain(contiguous, reordered),
     "upsampling as a transposed convolution": Gain(switched(reference.PlainUpsample), enlarged_maps),

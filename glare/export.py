@@ -224,9 +224,11 @@ class _Warp(Warp):
         self.groups, self.reduce, self.guide = warp.groups, warp.reduce, warp.guide
         self.offsets, self.weight, self.bias = warp.offsets, warp.weight, warp.bias
 
-    def convolve(self, code: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """See `Warp.convolve`."""
-        return deform_conv2d(code, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
+    def convolve(
+        self, source: Tensor, offset: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """See `Warp.convolve`; no parts."""
+        return deform_conv2d(source, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
 
 
 _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

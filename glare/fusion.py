@@ -55,63 +55,89 @@ class Warp(nn.Module):
 
     def forward(self, code: Tensor, target: Tensor) -> Tensor:
         """Warp ``code`` (B,C,H,W) to ``target`` (B,C,H,W) -> (B,C,H,W)."""
-        offset, mask = self.offsets(self.guide(torch.cat((code, target), 1))).split(
-            (self.groups * 18, self.groups * 9), 1
-        )
-        code = self.reduce(code)
+        return self.convolve(self.source(code), *self.guidance(code, target))
+
+    def source(self, code: Tensor) -> Tensor:
+        """What is sampled: ``code`` (B,C,H,W), reduced, in float32."""
         # torchvision has no deformable convolution in bfloat16 on the CPU.
-        with torch.autocast(code.device.type, enabled=False):
-            dtype = self.weight.dtype
-            mask = torch.sigmoid(mask.to(dtype))
-            # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
-            offset = torch.nan_to_num(offset.to(dtype))
-            return self.convolve(code.to(dtype), offset, mask)
+        return cast(Tensor, self.reduce(code)).to(self.weight.dtype)
+
+    def guidance(self, code: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Where and how much is sampled: offsets (B,18·groups,H,W) in positions and masks (B,9·groups,H,W)."""
+        raw: Tensor = self.offsets(self.guide(torch.cat((code, target), 1)))
+        offset, mask = torch.split(raw.to(self.weight.dtype), [self.groups * 18, self.groups * 9], 1)
+        # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
+        return torch.nan_to_num(offset), torch.sigmoid(mask)
 
     def gain(self, warped: Tensor, target: Tensor) -> Tensor:
         """What brings ``warped`` to the mean of ``target``, both (B,C,H,W): (B,1,1,1)."""
         # Per image, not per batch: the result for one image must not depend on its neighbours.
         return target.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True)
 
-    def convolve(self, code: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """The deformable convolution: code (B,C,H,W), offsets (B,18·groups,H,W), masks (B,9·groups,H,W)."""
-        if code.device.type == "cpu":
-            return _sampled_convolution(code, offset, self.weight, self.bias, mask)
-        return deform_conv2d(code, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
+    def convolve(
+        self, source: Tensor, offset: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """The deformable convolution, of a part of the map if need be: an offset may reach from there to any place.
+
+        Args:
+            source: the whole map (B,C,H,W).
+            offset: of a part of it, (B,18·groups,h,w).
+            mask: of that part, (B,9·groups,h,w).
+            corner: row and column of the part's first position.
+
+        Returns:
+            the part, (B,C',h,w).
+        """
+        with torch.autocast(source.device.type, enabled=False):
+            # torchvision knows no parts.
+            if source.device.type == "cpu" or offset.shape[2:] != source.shape[2:]:
+                return _sampled_convolution(source, offset, self.weight, self.bias, mask, corner)
+            return deform_conv2d(source, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
 
 
-def _sampled_convolution(code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+def _sampled_convolution(
+    code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
+) -> Tensor:
     """`deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution, in strips of rows.
 
     On a CPU torchvision's kernel takes 3.5 times as long, and its gradient, on one core, a quarter of a training step.
     """
-    c, (height, width) = code.shape[1], code.shape[2:]
+    c, (height, width) = code.shape[1], offset.shape[2:]
     # A strip holds the nine samples of each of its positions.
     rows = max(1, STRIP_ELEMENTS // (9 * c * width * len(code)))
     strips = [
-        _sampled_rows(code, offset[:, :, top : top + rows], weight, bias, mask[:, :, top : top + rows], top)
+        _sampled_rows(
+            code,
+            offset[:, :, top : top + rows],
+            weight,
+            bias,
+            mask[:, :, top : top + rows],
+            (corner[0] + top, corner[1]),
+        )
         for top in range(0, height, rows)
     ]
     return torch.cat(strips, 2) if len(strips) > 1 else strips[0]
 
 
 def _sampled_rows(
-    code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, top: int
+    code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int]
 ) -> Tensor:
     b, c, height, width = code.shape
-    rows, groups = offset.shape[2], mask.shape[1] // 9
+    rows, columns = offset.shape[2:]
+    groups, (top, left) = mask.shape[1] // 9, corner
     tap = torch.arange(9, device=code.device)
     down = torch.arange(top, top + rows, device=code.device)[:, None] + (tap // 3 - 1)[:, None, None]
-    right = torch.arange(width, device=code.device) + (tap % 3 - 1)[:, None, None]
-    shift = offset.reshape(b * groups, 9, 2, rows, width)
+    right = torch.arange(left, left + columns, device=code.device) + (tap % 3 - 1)[:, None, None]
+    shift = offset.reshape(b * groups, 9, 2, rows, columns)
     y, x = shift[:, :, 0] + down, shift[:, :, 1] + right
     grid = torch.stack(((2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0), -1)
     taps = F.grid_sample(
         code.reshape(b * groups, c // groups, height, width),
-        grid.reshape(b * groups, 9 * rows, width, 2),
+        grid.reshape(b * groups, 9 * rows, columns, 2),
         align_corners=False,
     )
-    taps = taps.view(b, groups, c // groups, 9, rows, width) * mask.reshape(b, groups, 1, 9, rows, width)
-    return F.conv2d(taps.reshape(b, 9 * c, rows, width), weight.reshape(len(weight), 9 * c, 1, 1), bias)
+    taps = taps.view(b, groups, c // groups, 9, rows, columns) * mask.reshape(b, groups, 1, 9, rows, columns)
+    return F.conv2d(taps.reshape(b, 9 * c, rows, columns), weight.reshape(len(weight), 9 * c, 1, 1), bias)
 
 
 class Fusion(nn.Module):

@@ -4,7 +4,7 @@ Tiles that are enhanced one by one differ in tone: every GroupNorm, the attentio
 the whole image. A pass at low resolution would not tell what they see: it averages the noise away, and errors of one
 norm grow in the next forty. So the network is computed convolution by convolution: what goes into one and comes out
 is held whole, and its means are those of the whole; what lies between, at full and at 1/2 size, is held for one tile
-at a time. What comes out is the result without tiles, to rounding, where no warp looks further than `WARP_HALO`.
+at a time. What comes out is the result without tiles, to rounding.
 
 Full attention alone (``attention_grid=None``) stays within the tile, in overlapping windows with a blend: its cost
 would grow with the square of the pixels.
@@ -33,8 +33,8 @@ from glare.layers import Attention, Level, Norm, ResidualBlock
 from glare.model import GLARE
 
 #: Pixels that a tile sees around itself: what the convolutions between two whole maps look across, an upsampling and a
-#: block at 1/2 size; and where a warp may fetch its features from.
-HALO, WARP_HALO = 8, 64
+#: block at 1/2 size.
+HALO = 8
 #: Side of a tile in pixels where nobody asked for another, and the least.
 TILE, SMALLEST = 512, 32
 #: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit.
@@ -155,7 +155,7 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
     Args:
         model: the network; it is not changed, so threads may share it.
         low: (B,3,H,W) float in [0,1], RGB; any H, W >= 1.
-        tile: side of a tile in pixels, at least `SMALLEST`; it sees `HALO` or `WARP_HALO` more on each side.
+        tile: side of a tile in pixels, at least `SMALLEST`; it sees `HALO` more on each side.
         fidelity: see `GLARE.forward`.
 
     Returns:
@@ -193,6 +193,16 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
             del h  # before the next one is made
         return x
 
+    def warped_in_tiles(warp: Warp, code: Tensor, h: Tensor) -> Tensor:
+        # An offset may point anywhere, so that each tile samples from the whole map.
+        source = tiles.run(warp.source, code, halo=0)
+
+        def of_tile(code: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
+            corner = int(row[0, 0, 0, 0]), int(column[0, 0, 0, 0])
+            return warp.convolve(source, *warp.guidance(code, h), corner)
+
+        return tiles.run(of_tile, code, h, *_positions(code))
+
     def mixed(level: str, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
         # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
         into = h if h.dtype == torch.float32 else None
@@ -200,7 +210,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         if code is None:
             return h
         warp = cast(Warp, fusion.warp[level])
-        warped = tiles.run(warp, code, h, halo=WARP_HALO)
+        warped = warped_in_tiles(warp, code, h)
         gain = warp.gain(warped, h)
         return tiles.run(lambda h, warped: h + warped * gain, h, warped, halo=0)
 
@@ -297,6 +307,13 @@ class _Tiles:
 def _cut(x: Tensor, step: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
     """The part of a map at 1/step of the image's size that lies in these rows and columns of the image."""
     return x[:, :, rows[0] // step : rows[1] // step, columns[0] // step : columns[1] // step]
+
+
+def _positions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each position of a map (B,C,H,W), as maps (1,1,H,W) that take no memory."""
+    height, width = x.shape[2:]
+    rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
+    return rows.expand(1, 1, height, width), columns.expand(1, 1, height, width)
 
 
 def _in_windows(model: GLARE, side: int) -> GLARE:

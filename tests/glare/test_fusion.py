@@ -55,6 +55,18 @@ class TestWarp:
         found = fusion._sampled_convolution(code, offset, weight, bias, mask)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
+    @pytest.mark.parametrize(("reduced", "groups"), [(None, 4), (4, 2)])
+    def test_a_part_of_the_map_samples_from_the_whole(self, reduced: int | None, groups: int) -> None:
+        torch.manual_seed(0)
+        warp = Warp(8, reduced, groups)
+        randomise(warp)
+        warp.offsets.bias.data += 3.0
+        code, target = torch.randn(2, 1, 8, 20, 33).unbind()
+        source, (offset, mask) = warp.source(code), warp.guidance(code, target)
+        part = (..., slice(6, 15), slice(10, 33))
+        found = warp.convolve(source, offset[part], mask[part], (6, 10))
+        torch.testing.assert_close(found, warp(code, target)[part], rtol=0, atol=1e-5)
+
     def test_nan_is_passed_on_and_does_not_kill_the_process(self) -> None:
         warp = Warp(8, None, 4)
         target = torch.full((1, 8, 4, 4), float("nan"))

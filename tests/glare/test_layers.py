@@ -1,6 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
+from glare import layers
 from glare.config import GLAREConfig
 from glare.layers import Attention, Downsample, Encoder, Upsample
 
@@ -45,6 +47,17 @@ class TestAttention:
         torch.testing.assert_close(whole(x), pooled(x))
         x = torch.randn(1, 8, 12, 5)
         assert not torch.allclose(whole(x), pooled(x), atol=1e-5)
+
+    @pytest.mark.parametrize("at_once", [1, 2 * 5 * 7, 2**23])
+    @torch.no_grad()
+    def test_in_bfloat16_it_goes_in_blocks(self, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(layers, "SCORES_AT_ONCE", at_once)
+        torch.manual_seed(0)
+        q, k, v = torch.randn(2, 1, 13, 8), torch.randn(2, 1, 7, 8), torch.randn(2, 1, 7, 8)
+        expected = F.scaled_dot_product_attention(q, k, v)
+        found = Attention.average(q.bfloat16(), k.bfloat16(), v.bfloat16())
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
 
 
 def test_encoder_shapes(config: GLAREConfig) -> None:

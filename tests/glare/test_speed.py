@@ -107,11 +107,11 @@ def test_every_measure_can_be_taken_back(speed: ModuleType, model: GLARE) -> Non
     with torch.no_grad():
         expected = straightforward(model)(pad(low, 4)[0])
     classes = {type(module) for module in model.optimize().modules()}
-    for name, (build, saved) in speed.GAINS.items():
-        form = build(model)
+    for name, gain in speed.GAINS.items():
+        form = gain.without(model)
         with torch.no_grad():
             torch.testing.assert_close(form(low), expected, rtol=0, atol=1e-4)
         assert {type(module) for module in form.modules()} - classes, name
-        bytes_saved = saved(model, 40, 36)
+        bytes_saved = gain.saved(model, 40, 36)
         assert bytes_saved.moved >= 0
         assert bytes_saved.held >= 0

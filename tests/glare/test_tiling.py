@@ -24,7 +24,7 @@ from glare.cli import main
 from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
-from glare.tiling import HALO, WARP_HALO, enhance_tiled, spans, windows
+from glare.tiling import HALO, enhance_tiled, spans, windows
 from tests.glare.conftest import SMALL, randomise
 
 
@@ -53,7 +53,7 @@ def steps(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TestGeometry:
-    @given(st.integers(1, 300), st.integers(32, 400), st.sampled_from([HALO, WARP_HALO]))
+    @given(st.integers(1, 300), st.integers(32, 400), st.sampled_from([0, HALO]))
     def test_every_pixel_belongs_to_one_tile(self, quarter: int, tile: int, halo: int) -> None:
         length = 4 * quarter
         owners = torch.zeros(length)
@@ -82,8 +82,9 @@ class TestResult:
         model = weights.load("glare-tiny").optimize()
         low = night(photograph, 150, 222)
         whole, tiled = model(low), enhance_tiled(model, low, tile)
-        torch.testing.assert_close(tiled, whole, rtol=0, atol=4e-3)
-        torch.testing.assert_close(tiled.mean((0, 2, 3)), whole.mean((0, 2, 3)), rtol=2e-3, atol=0)
+        torch.testing.assert_close(tiled, whole, rtol=0, atol=2e-3)  # a code may flip
+        assert (tiled - whole).abs().mean() < 1e-5
+        torch.testing.assert_close(tiled.mean((0, 2, 3)), whole.mean((0, 2, 3)), rtol=1e-4, atol=0)
         # Tiles enhanced one by one differ by far more than that.
         assert (model(low[..., :tile, :tile]) - whole[..., :tile, :tile]).abs().mean() > 5e-3
 
@@ -97,6 +98,18 @@ class TestResult:
         model, low = network(config), torch.rand(1, 3, *size) * 0.3
         whole = model(low, fidelity=1.3)
         torch.testing.assert_close(enhance_tiled(model, low, 32, 1.3), whole, rtol=0, atol=1e-4)
+
+    @torch.no_grad()
+    def test_a_warp_fetches_from_anywhere(self, pooled: GLARE) -> None:
+        for warp in pooled.fusion.warp.values():
+            warp.offsets.weight.mul_(30)
+            nn.init.constant_(warp.offsets.bias, 20.0)
+        low = torch.rand(1, 3, 96, 160) * 0.3
+        whole = pooled(low)
+        torch.testing.assert_close(enhance_tiled(pooled, low, 32), whole, rtol=0, atol=1e-4)
+        for warp in pooled.fusion.warp.values():
+            nn.init.constant_(warp.offsets.bias, 0.0)
+        assert (pooled(low) - whole).abs().mean() > 1e-2  # so that it matters where from
 
     @torch.no_grad()
     def test_full_attention_stays_within_windows_that_blend(self) -> None:
