@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,11 @@ class Cache:
     folder: Path
 
     def enhanced(
-        self, image: Pixels, identity: str, make: Callable[[], tuple[Pixels, Cost]]
+        self,
+        image: Pixels,
+        identity: str,
+        make: Callable[[], tuple[Pixels, Cost]],
+        write: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> tuple[Pixels, Cost, Path]:
         """Return what `make` made of an image, now or at an earlier time, what that took then, and the file.
 
@@ -73,6 +78,7 @@ class Cache:
             image: (H, W, 3) uint8 RGB.
             identity: names all else that the result depends on.
             make: called where there is no such file, or a damaged one; returns (H, W, 3) uint8 RGB.
+            write: given what writes the file, to be called at once or when there is time.
         """
         path = self._path("enhanced", image, identity, ".png")
         try:
@@ -81,13 +87,7 @@ class Cache:
                 return np.asarray(stored), Cost(**json.loads(stored.info["cost"])), path
         except (OSError, KeyError, TypeError, ValueError, SyntaxError):
             pixels, cost = make()
-        about = PngInfo()
-        about.add_text("cost", json.dumps(asdict(cost)))
-        with whole_file(path) as beside:
-            # Looking for more than runs of one value takes half as long again and, in noise, finds nothing.
-            Image.fromarray(pixels).save(
-                beside, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=about
-            )
+        write(partial(_write_png, path, pixels, cost))
         return pixels, cost, path
 
     def detections(
@@ -114,3 +114,13 @@ class Cache:
     def _path(self, kind: str, image: Pixels, identity: str, suffix: str) -> Path:
         name = fingerprint(kind, identity, str(image.shape), image.tobytes())
         return self.folder / kind / f"{name}{suffix}"
+
+
+def _write_png(path: Path, pixels: Pixels, cost: Cost) -> None:
+    about = PngInfo()
+    about.add_text("cost", json.dumps(asdict(cost)))
+    with whole_file(path) as beside:
+        # Looking for more than runs of one value takes half as long again and, in noise, finds nothing.
+        Image.fromarray(pixels).save(
+            beside, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=about
+        )

@@ -114,10 +114,15 @@ def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[
     boxes, remains = clip(sample.boxes, width, height)
     # Less than that is the rounding of a label file, and nothing to tell of.
     cut = remains & (np.abs(boxes - sample.boxes) > 0.01).any(axis=1)
-    whole = f"boxes, as the image measures {width}×{height} pixels"
+    empty = (sample.boxes[:, 2] <= sample.boxes[:, 0]) | (sample.boxes[:, 3] <= sample.boxes[:, 1])
+    whole = f"of {len(boxes)} boxes, as the image measures {width}×{height} pixels"
     faults = [
-        f"{sample.name}: {what} {number} of {len(boxes)} {whole}"
-        for what, number in (("cut", cut.sum()), ("dropped", (~remains).sum()))
+        f"{sample.name}: {what} {number} {of}"
+        for what, number, of in (
+            ("cut", cut.sum(), whole),
+            ("dropped", (~remains & ~empty).sum(), whole),
+            ("dropped", empty.sum(), f"of {len(boxes)} boxes, without width or height"),
+        )
         if number
     ]
     kept = replace(sample, boxes=boxes[remains], labels=sample.labels[remains], crowd=sample.crowd[remains])

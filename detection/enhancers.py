@@ -109,7 +109,7 @@ def enhancer(name: str, device: str = "cpu") -> Enhancer | Folder:
     kind, colon, rest = name.partition(":")
     if not colon or not kind or not rest:
         raise ValueError(
-            f"Expected argument `name` to be one of {', '.join(NAMES)}, glare=WEIGHTS@FIDELITY, onnx:FILE, "
+            f"Expected an enhancer out of {', '.join(NAMES)}, glare=WEIGHTS@FIDELITY, onnx:FILE, "
             f"folder:PATH or module:callable but got {name!r}."
         )
     if kind == "onnx":

@@ -21,7 +21,7 @@ from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample
 from detection.detectors import Detector
 from detection.enhancers import Enhancer, Folder
-from detection.measured import Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim, working
+from detection.measured import Call, Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim, working
 from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
@@ -334,13 +334,13 @@ def collect(
     faults: list[tuple[int, str]] = []
     share = _share(dataset, rank, processes)
     bar = tqdm(share, desc="evaluate", unit="image", disable=not progress or rank > 0)
-    for number, (loading, load_next) in zip(bar, ahead(dataset, share), strict=True):
+    for number, (loading, go_on) in zip(bar, ahead(dataset, share), strict=True):
         sample = dataset.samples[number]
         try:
             with blame(sample.name):
                 image, reference = loading()
             with blame(f"{sample.name} ({sample.light})"):
-                made, seen = run.look(number, image, reference, load_next)
+                made, seen = run.look(number, image, reference, go_on)
         except FaultError as fault:
             faults.append((number, str(fault)))
             bar.set_postfix(faults=len(faults))
@@ -384,23 +384,29 @@ class _Run:
                 )
 
     def look(
-        self, number: int, image: Pixels, reference: Pixels | None, timed: Callable[[], None]
+        self, number: int, image: Pixels, reference: Pixels | None, go_on: Callable[[Call], Call]
     ) -> tuple[list[Record], dict[str, tuple[Pixels, Detections]]]:
-        """All records of one image, and what `OnImage` is told; `timed` is called when nothing more is timed."""
+        """All records of one image, and what `OnImage` is told; for `go_on` see `detection.measured.ahead`."""
         made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
-        for name, enhance in self.enhancers.items():
-            with blame(f"enhancer `{name}`"):
-                enhanced, enhancing, file = self.enhance(name, enhance, image, self.dataset.samples[number])
-            for title, detector in self.detectors.items():
-                with blame(f"detector `{title}`" if title else "detector"):
-                    found, detecting = self.detect(detector, enhanced)
-                    found = found.relabel(self.mappings[title])
-                made.append((name, title, found, enhancing, detecting, file))
-                seen.setdefault(name, (enhanced, found))
-        timed()
+        try:
+            for name, enhance in self.enhancers.items():
+                with blame(f"enhancer `{name}`"):
+                    enhanced, enhancing, file = self.enhance(
+                        name, enhance, image, self.dataset.samples[number]
+                    )
+                for title, detector in self.detectors.items():
+                    with blame(f"detector `{title}`" if title else "detector"):
+                        found, detecting = self.detect(detector, enhanced)
+                        found = found.relabel(self.mappings[title])
+                    made.append((name, title, found, enhancing, detecting, file))
+                    seen.setdefault(name, (enhanced, found))
+        finally:  # what was made of an image with a fault is kept too
+            written = go_on(self.enhance.write)
         pixels = fingerprint(str(image.shape), image.tobytes())
         quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
+        with blame("cache"):
+            written()
         records = [
             Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
             for name, title, found, enhancing, detecting, file in made

@@ -40,6 +40,7 @@ class Enhancing:
     def __init__(self, cache: Cache | None) -> None:
         self.cache = cache
         self._warm: set[int] = set()
+        self._unwritten: list[Callable[[], None]] = []
 
     def __call__(
         self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
@@ -62,7 +63,16 @@ class Enhancing:
         identity: str | None = getattr(enhance, "identity", None)
         if self.cache is None or identity is None:
             return *make(), None
-        return self.cache.enhanced(image, identity, make)
+        return self.cache.enhanced(image, identity, make, self._unwritten.append)
+
+    def write(self) -> None:
+        """Write the files of what was made, which is put off until nothing more of an image is timed.
+
+        Raises:
+            OSError: if one cannot be written.
+        """
+        while self._unwritten:
+            self._unwritten.pop(0)()
 
     def warm_up(self, what: object, call: Callable[[], object]) -> None:
         """Kernels are chosen at the first call, which is no part of the timing, nor of the result."""
@@ -248,19 +258,21 @@ def _peak_rss() -> float:
 
 
 Loading = Callable[[], tuple[Pixels, Pixels | None]]
+Call = Callable[[], None]
 
 
-def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, Callable[[], None]]]:
+def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, Callable[[Call], Call]]]:
     """Load image after image and its reference: the next one while the measures are taken of the one before.
 
     Not while an enhancer or a detector is timed, from which it would take a core. Of a photograph of 640×480 loading
-    and darkening take as long as one call of the built-in detector (75 ms), so that waiting for it every time would
-    slow down a run of cheap enhancers; PSNR, SSIM and the picture of what was found take longer. After every
-    image free memory is given back.
+    and darkening take as long as one call of the built-in detector (75 ms), and so does writing what four enhancers
+    made of it: waiting for both every time would slow down a run of cheap enhancers; PSNR, SSIM and the picture of
+    what was found take as long. After every image free memory is given back.
 
     Yields:
-        What returns the image, or raises, and what starts to load the next one, to be called when nothing more of this
-        one is timed.
+        What returns the image, or raises; and what is to be called when nothing more of this one is timed, with what
+        there is to write: it writes that and loads the next image, beside whatever follows, and returns what waits for
+        the writing, or raises.
     """
 
     def load(number: int) -> tuple[Pixels, Pixels | None]:
@@ -274,9 +286,14 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
             if place < len(numbers) and place not in coming:
                 coming[place] = thread.submit(load, numbers[place])
 
+        def go_on(place: int, write: Call) -> Call:
+            written = thread.submit(write)
+            start(place)
+            return written.result
+
         for place in range(len(numbers)):
             start(place)
-            yield coming.pop(place).result, partial(start, place + 1)
+            yield coming.pop(place).result, partial(go_on, place + 1)
             give_back_memory()
 
 

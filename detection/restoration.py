@@ -185,7 +185,7 @@ def restore(
     faults = [*dataset.faults, *failing]
     numbers = range(len(dataset))
     bar = tqdm(numbers, desc="enhance", unit="image", disable=None if progress else True)
-    for number, (loading, load_next) in zip(bar, ahead(dataset, numbers), strict=True):
+    for number, (loading, go_on) in zip(bar, ahead(dataset, numbers), strict=True):
         sample = dataset.samples[number]
         of_image: list[Record] = []
         seen: dict[str, Pixels] = {}
@@ -193,13 +193,15 @@ def restore(
         try:
             with blame(f"{sample.name} ({sample.light})"):
                 image, reference = loading()
-                for name, enhance in enhancers.items():
-                    with blame(f"enhancer `{name}`"):
-                        if isinstance(enhance, Folder):
-                            _check_lossless(enhance.find(sample.name, sample.light), sample)
-                        seen[name], cost, file = enhancing(name, enhance, image, sample)
-                        made[name] = cost, file
-                load_next()
+                try:
+                    for name, enhance in enhancers.items():
+                        with blame(f"enhancer `{name}`"):
+                            if isinstance(enhance, Folder):
+                                _check_lossless(enhance.find(sample.name, sample.light), sample)
+                            seen[name], cost, file = enhancing(name, enhance, image, sample)
+                            made[name] = cost, file
+                finally:  # what was made of an image with a fault is kept too
+                    written = go_on(enhancing.write)
                 both = [image] if reference is None else [image, reference]
                 pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
                 for name, (cost, file) in made.items():
@@ -209,6 +211,8 @@ def restore(
                     else:
                         figures = _closeness(seen[name], reference, lpips, gt_mean)
                     of_image.append(Record(number, name, figures, cost, file, pixels))
+                with blame("cache"):
+                    written()
         except FaultError as fault:
             faults.append(str(fault))
             bar.set_postfix(faults=len(faults))

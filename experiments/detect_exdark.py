@@ -122,18 +122,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    first = join(args)
+    check_device(args.device)
+    enhancers = by_name(args.enhancers, lambda name: enhancer(name, args.device))
     if args.data is None:
         clean = sample_set()
     else:
         clean = read_dataset(args.data, images=args.images, split=args.split, classes=CLASSES[args.classes])
-    first = join(args)
-    check_device(args.device)
     for fault in clean.faults if first else ():
         print(f"Fault: {fault}", flush=True)
     dark_already = any(sample.light != Sample.light for sample in clean.samples)
     levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
-    enhancers = by_name(args.enhancers, lambda name: enhancer(name, args.device))
     built = by_name(args.detector, lambda name: detector(name, device=args.device))
     for name, one in built.items():
         with blame(f"detector `{name}`"):

@@ -97,11 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_device(args.device)
+    enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     data = read_test_sets(*args.data) if args.data else darken(sample_set(), *LEVELS)
     for fault in data.faults:
         print(f"Fault: {fault}", flush=True)
-    check_device(args.device)
-    enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
     lpips = LPIPS(None if args.lpips == DOWNLOAD else args.lpips).to(args.device) if args.lpips else None
     args.out.mkdir(parents=True, exist_ok=True)
     cache = Cache(args.cache or args.out / "cache")

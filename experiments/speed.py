@@ -2,7 +2,8 @@
 
 Needs no data and no network: `base` has random weights, for time does not depend on them. Times are medians of runs
 in which the variants take turns, so that all of them see the same machine; memory is the highest resident memory of
-a process that does nothing else, above what it had when the model was loaded (on a GPU: what torch's tensors took).
+a process that does nothing else, above what it had when the model was loaded (on a GPU: what torch's tensors took), of
+the network's forms with freed memory going back at once, of the transform as it is used.
 
     python experiments/speed.py
     python experiments/speed.py --only variants scaling
@@ -34,7 +35,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -55,6 +55,7 @@ from glare.config import PRESETS
 from glare.data.pairs import list_pairs, read
 from glare.image import pad, to_float
 from glare.metrics import psnr
+from speed_tables import described, insert, plot, told
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE, TINY = "base", "glare-tiny"
@@ -130,9 +131,16 @@ class Variant:
 
 
 class Worker:
-    """A process with one variant of the network, which runs when it is told to."""
+    """A process with one variant of the network, which runs when it is told to.
 
-    def __init__(self, variant: Variant, device: str) -> None:
+    Args:
+        variant: what it runs.
+        device: where.
+        tidy: whether freed memory goes back to the system at once. What glibc keeps of it differs by a fifth from run
+            to run, which no memory can be told by; giving it back takes time, which no time can be told by.
+    """
+
+    def __init__(self, variant: Variant, device: str, tidy: bool = False) -> None:
         task = json.dumps({**asdict(variant), "device": device, "warm": WARM_SIZE})
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -140,7 +148,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path} | ({"MALLOC_MMAP_THRESHOLD_": "65536"} if tidy else {}),
         )
 
     def ready(self) -> None:
@@ -203,23 +211,29 @@ def serve(task: str) -> None:
 def in_turns(
     variants: Sequence[Variant], size: Size, args: argparse.Namespace, bar: tqdm[Any], batch: int = 1
 ) -> Rows:
-    """Time and memory of variants on one size. The first call of each tells the memory and is no part of the time.
+    """Memory and time of variants on one size, the memory of a process of its own for each.
 
-    What takes more than ``--seconds`` is called once: the kernels have been chosen on a small image.
+    What takes more than ``--seconds`` is timed once: the kernels have been chosen on a small image.
     """
+    memory = []
+    for variant in variants:
+        bar.set_postfix_str(f"{variant.weights} {size[0]}x{size[1]} {variant.form}")
+        worker = Worker(variant, args.device, tidy=variant.form != "transform")
+        try:
+            worker.ready()
+            memory.append(worker.run(batch, size).mb)
+        finally:
+            worker.close()
+        bar.update()
     workers = [Worker(variant, args.device) for variant in variants]
+    times: list[list[float]] = [[] for _ in variants]
     try:
         for worker in workers:
             worker.ready()
-        costs: list[list[Cost]] = []
-        for variant, worker in zip(variants, workers, strict=True):
-            bar.set_postfix_str(f"{variant.weights} {size[0]}x{size[1]} {variant.form}")
-            costs.append([worker.run(batch, size)])
-            bar.update()
         for _ in range(args.runs):
-            for worker, so_far in zip(workers, costs, strict=True):
-                if so_far[0].ms <= 1000 * args.seconds:
-                    so_far.append(worker.run(batch, size))
+            for worker, so_far in zip(workers, times, strict=True):
+                if not so_far or so_far[0] <= 1000 * args.seconds:
+                    so_far.append(worker.run(batch, size).ms)
                 bar.update()
     finally:
         for worker in workers:
@@ -231,11 +245,11 @@ def in_turns(
             "form": variant.form,
             "dtype": "bf16" if variant.bf16 else "float32",
             "batch": batch,
-            "ms": statistics.median(cost.ms for cost in (so_far[1:] or so_far)),
-            "runs": max(1, len(so_far) - 1),
-            "MB": so_far[0].mb,
+            "ms": statistics.median(so_far),
+            "runs": len(so_far),
+            "MB": mb,
         }
-        for variant, so_far in zip(variants, costs, strict=True)
+        for variant, so_far, mb in zip(variants, times, memory, strict=True)
     ]
 
 
@@ -533,24 +547,6 @@ def scaling(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot(table: pd.DataFrame, path: Path) -> None:
-    """Time over size, and the straight line through the size nearest to one megapixel."""
-    one = table.iloc[(table["megapixels"] - 1).abs().argmin()]
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    for axes, column, factor, label in zip(
-        figure.subplots(1, 2), ("ms", "MB"), (1000, 1000), ("seconds", "peak memory, GB"), strict=True
-    ):
-        x = table["megapixels"]
-        axes.plot(x, table[column] / factor, "o-", label="measured")
-        if column == "ms":
-            axes.plot(x, one["ms per megapixel"] * x / factor, "--", color="grey", label="in proportion")
-            axes.legend(frameon=False)
-        axes.set(xlabel="megapixels", ylabel=label, xlim=(0, None), ylim=(0, None))
-        axes.grid(alpha=0.3)
-    with whole_file(path) as beside:
-        figure.savefig(beside, format="svg", metadata={"Date": None})
-
-
 def batch_tool(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     """``glare enhance`` on a folder of equal images, in turns with the network alone on the same images."""
     number, size = FOLDER
@@ -590,7 +586,7 @@ def batch_tool(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     )
 
 
-# --- What is told ---------------------------------------------------------------------------------------------------
+# --- The judgement and the run --------------------------------------------------------------------------------------
 
 
 def targets(about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], by_val: bool) -> pd.DataFrame:
@@ -651,68 +647,6 @@ def targets(about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], by_val
         value = tables["batch"]["overhead %"].iloc[0]
         judge("glare enhance over the network alone", "at most 10 %", value, value <= 10, " %")
     return pd.DataFrame(rows)
-
-
-DECIMALS = {
-    "ratio": 2,
-    "share": 2,
-    "equal codes": 4,
-    "images/s": 2,
-    "latent's relative error": 5,
-    "megapixels": 2,
-    "gain %": 1,
-    "predicted %": 1,
-    "% of time": 1,
-    "overhead %": 1,
-    "GB not moved": 2,
-    "GFLOP saved": 1,
-    "GFLOP": 1,
-    "PSNR, lowest": 1,
-    "PSNR, mean": 1,
-    "network alone, s": 1,
-    "glare enhance, s": 1,
-}
-
-
-def told(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as text, with the decimals that a column deserves; what is not there is empty."""
-    result = pd.DataFrame(index=table.index)
-    for column in table:
-        name = str(column)
-        result[name] = [
-            ("" if math.isnan(value) else f"{value:.{DECIMALS.get(name, 0)}f}")
-            if isinstance(value, float)
-            else str(value)
-            for value in table[column]
-        ]
-    empty = [column for column in result if (result[column] == "").all()]
-    return result.drop(columns=empty)
-
-
-def described(about: Mapping[str, Any], typed: str, seconds: float) -> str:
-    """The machine and the run in words."""
-    bf16 = (
-        ""
-        if about["native_bf16"]
-        else ": no native bf16, its products of matrices are no faster than float32"
-    )
-    return (
-        f"`{typed}` in {seconds / 60:.0f} minutes on {about['name']}, {about['threads']} threads, "
-        f"{about['memory_gb']:.0f} GB, torch {torch.__version__}. "
-        f"Products of matrices: {about['float32_gflops']:.0f} GFLOP/s in float32, "
-        f"{about['bf16_gflops']:.0f} in bf16{bf16}. Copies: {about['gb_per_s']:.1f} GB/s."
-    )
-
-
-def insert(doc: Path, blocks: Mapping[str, str]) -> None:
-    """Replace what stands between ``<!-- speed: NAME -->`` and ``<!-- speed end -->``; other names stay."""
-    text = doc.read_text(encoding="utf-8")
-    for name, block in blocks.items():
-        pattern = rf"(<!-- speed: {re.escape(name)} -->\n).*?(<!-- speed end -->)"
-        text = re.sub(
-            pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL
-        )
-    doc.write_text(text, encoding="utf-8")
 
 
 def calls(only: Sequence[str], runs: int, on_gpu: bool) -> int:

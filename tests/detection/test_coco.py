@@ -68,10 +68,11 @@ class TestCOCO:
         (sample,) = data.samples
         assert sample.boxes.tolist() == [[90, 0, 100, 10]]
         assert data.left_out == 1
-        missing, cut, dropped = data.faults
+        missing, cut, dropped, empty = data.faults
         assert missing.startswith("a.png: ")
         assert cut == "b.png: cut 1 of 3 boxes, as the image measures 100×50 pixels"
-        assert dropped == "b.png: dropped 2 of 3 boxes, as the image measures 100×50 pixels"
+        assert dropped == "b.png: dropped 1 of 3 boxes, as the image measures 100×50 pixels"
+        assert empty == "b.png: dropped 1 of 3 boxes, without width or height"
         assert darken(data, "mild", "dark").left_out == 2
 
     @pytest.mark.parametrize(

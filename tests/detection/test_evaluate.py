@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from skimage.filters import gaussian
 
-from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
+from detection import Dataset, Detections, Sample, cache, darken, evaluate, sample_set
 from detection.cache import Cache
 from detection.dataset import Pixels, load_image
 from detection.enhancers import Folder, raw
@@ -538,6 +538,24 @@ class TestCache:
         assert (new.calls, table["mAP50"].tolist()) == (6, [0])
         assert detect.calls == 2  # of six black images that look alike
 
+    def test_what_was_made_of_an_image_with_a_fault_is_kept(self, tmp_path: Path) -> None:
+        class Choosy(Found):
+            def detect(self, image: Pixels) -> Detections:
+                if image.max() == lift(square(72)).max():
+                    raise KeyError
+                return super().detect(image)
+
+        enhance = Counted(lift, "d")
+        for _ in range(2):
+            table = evaluate(squares(), Choosy(), {"d": enhance}, cache=Cache(tmp_path))
+            assert table.attrs["used"] == 5
+        assert enhance.calls == 6
+
+    def test_what_cannot_be_kept_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "enhanced").write_text("in the way of a folder")
+        with pytest.raises(ValueError, match=r"0\.png \(day\): cache: (NotADirectory|FileExists)Error"):
+            evaluate(squares(), Found(), {"d": Counted(lift, "d")}, cache=Cache(tmp_path))
+
     def test_without_identity_nothing_is_kept(self, tmp_path: Path) -> None:
         evaluate(squares(), Bright(), {"raw": raw, "lift": lift}, cache=Cache(tmp_path))
         assert list(tmp_path.iterdir()) == []
@@ -559,7 +577,9 @@ class TestPrice:
         assert 50 <= table["ms"]["slow"] < 90
         assert (table["detector_ms"] >= 20).all()
 
-    def test_nothing_is_loaded_while_a_call_is_timed(self) -> None:
+    def test_nothing_is_loaded_or_written_while_a_call_is_timed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         timed: list[bool] = [False]
         disturbed: list[bool] = []
 
@@ -573,10 +593,17 @@ class TestPrice:
             disturbed.append(timed[0])
             return sample.load()
 
+        def write(*given: Any) -> None:
+            disturbed.append(timed[0])
+            write_png(*given)
+
+        write_png = cache._write_png
+        monkeypatch.setattr(cache, "_write_png", write)
         data = squares(count=4)
         watched = [replace(sample, load=partial(load, sample)) for sample in data.samples]
-        evaluate(replace(data, samples=tuple(watched)), Bright(), {"raw": raw, "slow": slow})
-        assert disturbed == [False] * 4
+        enhancers = {"raw": raw, "a": Counted(slow, "a"), "b": Counted(slow, "b")}
+        evaluate(replace(data, samples=tuple(watched)), Bright(), enhancers, cache=Cache(tmp_path))
+        assert disturbed == [False] * (4 + 2 * 4)
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:

@@ -183,7 +183,8 @@ class TestFaults:
         assert len(second.boxes) == len(second.labels) == len(second.crowd) == 0
         assert ExDark(exdark.root, "test").faults == (
             "Cat/a.png: cut 2 of 3 boxes, as the image measures 40×30 pixels",
-            "Cat/b.png: dropped 4 of 4 boxes, as the image measures 40×30 pixels",
+            "Cat/b.png: dropped 2 of 4 boxes, as the image measures 40×30 pixels",
+            "Cat/b.png: dropped 2 of 4 boxes, without width or height",
         )
 
     def test_twenty_images_with_every_fault(self, exdark: Folder) -> None:

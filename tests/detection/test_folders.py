@@ -85,7 +85,8 @@ class TestYOLO:
         assert data.samples[0].labels.shape == data.samples[0].crowd.shape == (1,)
         assert data.faults == (
             "val/a.png: cut 1 of 3 boxes, as the image measures 200×100 pixels",
-            "val/a.png: dropped 2 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 1 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 1 of 3 boxes, without width or height",
         )
 
     def test_errors(self, tmp_path: Path, yolo: Path) -> None:

@@ -1,0 +1,94 @@
+"""How the tables of `speed.py` are told: as text, as a plot, and within a Markdown file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from detection.dataset import whole_file
+
+DECIMALS = {
+    "ratio": 2,
+    "share": 2,
+    "equal codes": 4,
+    "images/s": 2,
+    "latent's relative error": 5,
+    "megapixels": 2,
+    "gain %": 1,
+    "predicted %": 1,
+    "% of time": 1,
+    "overhead %": 1,
+    "GB not moved": 2,
+    "GFLOP saved": 1,
+    "GFLOP": 1,
+    "PSNR, lowest": 1,
+    "PSNR, mean": 1,
+    "network alone, s": 1,
+    "glare enhance, s": 1,
+}
+
+
+def told(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as text, with the decimals that a column deserves; what is not there is empty."""
+    result = pd.DataFrame(index=table.index)
+    for column in table:
+        name = str(column)
+        result[name] = [
+            ("" if math.isnan(value) else f"{value:.{DECIMALS.get(name, 0)}f}")
+            if isinstance(value, float)
+            else str(value)
+            for value in table[column]
+        ]
+    empty = [column for column in result if (result[column] == "").all()]
+    return result.drop(columns=empty)
+
+
+def described(about: Mapping[str, Any], typed: str, seconds: float) -> str:
+    """The machine and the run in words."""
+    bf16 = (
+        ""
+        if about["native_bf16"]
+        else ": no native bf16, its products of matrices are no faster than float32"
+    )
+    return (
+        f"`{typed}` in {seconds / 60:.0f} minutes on {about['name']}, {about['threads']} threads, "
+        f"{about['memory_gb']:.0f} GB, torch {torch.__version__}. "
+        f"Products of matrices: {about['float32_gflops']:.0f} GFLOP/s in float32, "
+        f"{about['bf16_gflops']:.0f} in bf16{bf16}. Copies: {about['gb_per_s']:.1f} GB/s."
+    )
+
+
+def insert(doc: Path, blocks: Mapping[str, str]) -> None:
+    """Replace what stands between ``<!-- speed: NAME -->`` and ``<!-- speed end -->``; other names stay."""
+    text = doc.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        pattern = rf"(<!-- speed: {re.escape(name)} -->\n).*?(<!-- speed end -->)"
+        text = re.sub(
+            pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL
+        )
+    doc.write_text(text, encoding="utf-8")
+
+
+def plot(table: pd.DataFrame, path: Path) -> None:
+    """Time over size, and the straight line through the size nearest to one megapixel."""
+    one = table.iloc[(table["megapixels"] - 1).abs().argmin()]
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    for axes, column, factor, label in zip(
+        figure.subplots(1, 2), ("ms", "MB"), (1000, 1000), ("seconds", "peak memory, GB"), strict=True
+    ):
+        x = table["megapixels"]
+        axes.plot(x, table[column] / factor, "o-", label="measured")
+        if column == "ms":
+            axes.plot(x, one["ms per megapixel"] * x / factor, "--", color="grey", label="in proportion")
+            axes.legend(frameon=False)
+        axes.set(xlabel="megapixels", ylabel=label, xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="svg", metadata={"Date": None})
