@@ -401,8 +401,10 @@ class _Run:
                         found = found.relabel(self.mappings[title])
                     made.append((name, title, found, enhancing, detecting, file))
                     seen.setdefault(name, (enhanced, found))
-        finally:  # what was made of an image with a fault is kept too
-            written = go_on(self.enhance.write)
+        except FaultError:
+            go_on(self.enhance.write)()  # what was made of it until then is kept too
+            raise
+        written = go_on(self.enhance.write)
         pixels = fingerprint(str(image.shape), image.tobytes())
         quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
         with blame("cache"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,9 +24,13 @@ from detection.enhancers import Enhancer, Folder, check_enhanced, enhanced_by, o
 from glare import metrics
 
 T = TypeVar("T")
+Call = Callable[[], None]
+Loading = Callable[[], tuple[Pixels, Pixels | None]]
 _TRIED = 3
 """On how many images of a set an enhancer is tried before it is given up."""
 _C = ctypes.CDLL(None) if os.name == "posix" else None
+_GROWTH = 64e6
+"""By how many bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
 _BAND = 64
 """Rows of an image of which SSIM is computed at once."""
 
@@ -40,7 +45,7 @@ class Enhancing:
     def __init__(self, cache: Cache | None) -> None:
         self.cache = cache
         self._warm: set[int] = set()
-        self._unwritten: list[Callable[[], None]] = []
+        self._unwritten: deque[Call] = deque()
 
     def __call__(
         self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
@@ -68,11 +73,14 @@ class Enhancing:
     def write(self) -> None:
         """Write the files of what was made, which is put off until nothing more of an image is timed.
 
+        Two threads may share the work.
+
         Raises:
             OSError: if one cannot be written.
         """
-        while self._unwritten:
-            self._unwritten.pop(0)()
+        with suppress(IndexError):
+            while True:
+                self._unwritten.popleft()()
 
     def warm_up(self, what: object, call: Callable[[], object]) -> None:
         """Kernels are chosen at the first call, which is no part of the timing, nor of the result."""
@@ -250,15 +258,19 @@ def _reset_peak_rss() -> bool:
     return True
 
 
+def _resident() -> float:
+    """Resident memory of this process in bytes; infinite where nobody tells."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
+    except OSError:
+        return float("inf")
+
+
 def _peak_rss() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     return float("nan")
-
-
-Loading = Callable[[], tuple[Pixels, Pixels | None]]
-Call = Callable[[], None]
 
 
 def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, Callable[[Call], Call]]]:
@@ -267,12 +279,12 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
     Not while an enhancer or a detector is timed, from which it would take a core. Of a photograph of 640×480 loading
     and darkening take as long as one call of the built-in detector (75 ms), and so does writing what four enhancers
     made of it: waiting for both every time would slow down a run of cheap enhancers; PSNR, SSIM and the picture of
-    what was found take as long. After every image free memory is given back.
+    what was found take as long.
 
     Yields:
         What returns the image, or raises; and what is to be called when nothing more of this one is timed, with what
-        there is to write: it writes that and loads the next image, beside whatever follows, and returns what waits for
-        the writing, or raises.
+        there is to write: it loads the next image and writes that, beside whatever follows, and returns what helps
+        with the writing and waits for it, or raises.
     """
 
     def load(number: int) -> tuple[Pixels, Pixels | None]:
@@ -287,14 +299,22 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
                 coming[place] = thread.submit(load, numbers[place])
 
         def go_on(place: int, write: Call) -> Call:
-            written = thread.submit(write)
             start(place)
-            return written.result
+            writing = thread.submit(write)
 
+            def written() -> None:
+                write()
+                writing.result()
+
+            return written
+
+        resident = 0.0
         for place in range(len(numbers)):
             start(place)
             yield coming.pop(place).result, partial(go_on, place + 1)
-            give_back_memory()
+            if _resident() > resident + _GROWTH:
+                give_back_memory()
+                resident = _resident()
 
 
 class FaultError(Exception):

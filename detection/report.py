@@ -211,8 +211,11 @@ def boxed(
         scores: whether to write the scores beside the names.
         labelled: (N, 4) boxes to draw under those, in white.
     """
+    import cv2
+
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    picture = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    picture = Image.fromarray(cv2.resize(image, (size[0], size[1]), interpolation=how))
     pen, font, line = ImageDraw.Draw(picture), ImageFont.load_default(letters), max(1, letters // 6)
     for box in () if labelled is None else labelled:
         pen.rectangle(_corners(box * scale), outline="white", width=max(1, line // 2))

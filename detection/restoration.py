@@ -200,8 +200,10 @@ def restore(
                                 _check_lossless(enhance.find(sample.name, sample.light), sample)
                             seen[name], cost, file = enhancing(name, enhance, image, sample)
                             made[name] = cost, file
-                finally:  # what was made of an image with a fault is kept too
-                    written = go_on(enhancing.write)
+                except FaultError:
+                    go_on(enhancing.write)()  # what was made of it until then is kept too
+                    raise
+                written = go_on(enhancing.write)
                 both = [image] if reference is None else [image, reference]
                 pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
                 for name, (cost, file) in made.items():
