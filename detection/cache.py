@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +71,7 @@ class Cache:
         image: Pixels,
         identity: str,
         make: Callable[[], tuple[Pixels, Cost]],
-        write: Callable[[Callable[[], None]], object] = lambda call: call(),
+        unwritten: dict[Path, tuple[Pixels, Cost]] | None = None,
     ) -> tuple[Pixels, Cost, Path]:
         """Return what `make` made of an image, now or at an earlier time, what that took then, and the file.
 
@@ -80,16 +79,21 @@ class Cache:
             image: (H, W, 3) uint8 RGB.
             identity: names all else that the result depends on.
             make: called where there is no such file, or a damaged one; returns (H, W, 3) uint8 RGB.
-            write: given what writes the file, to be called at once or when there is time.
+            unwritten: what is still to be written, for `write_png` when there is time; None writes at once.
         """
         path = self._path("enhanced", image, identity, ".png")
+        if unwritten and path in unwritten:
+            return *unwritten[path], path
         try:
             with open_image(path) as stored:
                 # np.asarray decodes the pixels; the text before them says what they took.
                 return np.asarray(stored), Cost(**json.loads(stored.info["cost"])), path
         except (OSError, KeyError, TypeError, ValueError, SyntaxError):
             pixels, cost = make()
-        write(partial(_write_png, path, pixels, cost))
+        if unwritten is None:
+            write_png(path, pixels, cost)
+        else:
+            unwritten[path] = pixels, cost
         return pixels, cost, path
 
     def detections(
@@ -118,12 +122,13 @@ class Cache:
         return self.folder / kind / f"{name}{suffix}"
 
 
-def _write_png(path: Path, pixels: Pixels, cost: Cost) -> None:
+def write_png(path: Path, pixels: Pixels, cost: Cost) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, and as text in it what it took."""
     import cv2
 
-    # In 40 % of Pillow's time, which was a tenth of a run of cheap enhancers; but OpenCV knows no text.
-    png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
     text = b"tEXtcost\0" + json.dumps(asdict(cost)).encode("latin-1")
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     with whole_file(path) as beside:
+        # In 40 % of Pillow's time, which was a tenth of a run of cheap enhancers; but OpenCV knows no text.
+        png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
         beside.write_bytes(png[:_HEADER] + chunk + png[_HEADER:])

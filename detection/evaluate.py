@@ -389,6 +389,7 @@ class _Run:
         """All records of one image, and what `OnImage` is told; for `go_on` see `detection.measured.ahead`."""
         made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
+        written: Call | None = None
         try:
             for name, enhance in self.enhancers.items():
                 with blame(f"enhancer `{name}`"):
@@ -401,14 +402,12 @@ class _Run:
                         found = found.relabel(self.mappings[title])
                     made.append((name, title, found, enhancing, detecting, file))
                     seen.setdefault(name, (enhanced, found))
-        except FaultError:
-            go_on(self.enhance.write)()  # what was made of it until then is kept too
-            raise
-        written = go_on(self.enhance.write)
-        pixels = fingerprint(str(image.shape), image.tobytes())
-        quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
-        with blame("cache"):
-            written()
+            written = go_on(self.enhance.write)
+            pixels = fingerprint(str(image.shape), image.tobytes())
+            quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
+        finally:  # what was made of an image with a fault is kept too
+            with blame("cache"):
+                (go_on(self.enhance.write) if written is None else written)()
         records = [
             Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
             for name, title, found, enhancing, detecting, file in made
@@ -417,8 +416,11 @@ class _Run:
 
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
         def make() -> tuple[Detections, Cost]:
-            self.enhance.warm_up(detector, lambda: detector([image]))
-            (found,), cost = measured(lambda: detector([image]))
+            self.enhance.warm_up(detector, lambda: detector([image.copy()]))
+            copy = (
+                image.copy()
+            )  # a detector that draws into its input must not reach what is kept and measured
+            (found,), cost = measured(lambda: detector([copy]))
             return found, cost
 
         identity: str | None = getattr(detector, "identity", None)

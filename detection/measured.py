@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detection.cache import Cache, Cost
+from detection.cache import Cache, Cost, write_png
 from detection.dataset import Dataset, Pixels, Sample
 from detection.enhancers import Enhancer, Folder, check_enhanced, enhanced_by, one_line, raw
 from glare import metrics
+from glare.tiling import give_back_memory
 
 T = TypeVar("T")
 Call = Callable[[], None]
 Loading = Callable[[], tuple[Pixels, Pixels | None]]
 _TRIED = 3
 """On how many images of a set an enhancer is tried before it is given up."""
-_C = ctypes.CDLL(None) if os.name == "posix" else None
 _GROWTH = 64e6
 """By how many bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
 _BAND = 64
@@ -45,7 +43,7 @@ class Enhancing:
     def __init__(self, cache: Cache | None) -> None:
         self.cache = cache
         self._warm: set[int] = set()
-        self._unwritten: deque[Call] = deque()
+        self._unwritten: dict[Path, tuple[Pixels, Cost]] = {}
 
     def __call__(
         self, name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample
@@ -68,7 +66,7 @@ class Enhancing:
         identity: str | None = getattr(enhance, "identity", None)
         if self.cache is None or identity is None:
             return *make(), None
-        return self.cache.enhanced(image, identity, make, self._unwritten.append)
+        return self.cache.enhanced(image, identity, make, self._unwritten)
 
     def write(self) -> None:
         """Write the files of what was made, which is put off until nothing more of an image is timed.
@@ -78,9 +76,12 @@ class Enhancing:
         Raises:
             OSError: if one cannot be written.
         """
-        with suppress(IndexError):
-            while True:
-                self._unwritten.popleft()()
+        while True:
+            try:
+                path, (pixels, cost) = self._unwritten.popitem()
+            except KeyError:
+                return
+            write_png(path, pixels, cost)
 
     def warm_up(self, what: object, call: Callable[[], object]) -> None:
         """Kernels are chosen at the first call, which is no part of the timing, nor of the result."""
@@ -240,16 +241,6 @@ def measured(call: Callable[[], T]) -> tuple[T, Cost]:
     return result, Cost(ms, _peak_rss() if resets else float("nan"))
 
 
-def give_back_memory() -> None:
-    """Give the system back the memory that is free, where the C library is glibc.
-
-    Images of ever other sizes leave holes between what stays in use, which glibc keeps: over 128 photographs of about
-    640×480 a process grew by 0.8 GB of them.
-    """
-    if trim := getattr(_C, "malloc_trim", None):
-        trim(0)
-
-
 def _reset_peak_rss() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -259,11 +250,11 @@ def _reset_peak_rss() -> bool:
 
 
 def _resident() -> float:
-    """Resident memory of this process in bytes; infinite where nobody tells."""
+    """Resident memory of this process in bytes; NaN where nobody tells."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
     except OSError:
-        return float("inf")
+        return float("nan")
 
 
 def _peak_rss() -> float:
@@ -303,8 +294,11 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
             writing = thread.submit(write)
 
             def written() -> None:
-                write()
-                writing.result()
+                try:
+                    write()
+                finally:
+                    if not writing.cancel():  # it waits for the loading where there is nothing left to write
+                        writing.result()
 
             return written
 
@@ -312,7 +306,7 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
         for place in range(len(numbers)):
             start(place)
             yield coming.pop(place).result, partial(go_on, place + 1)
-            if _resident() > resident + _GROWTH:
+            if not _resident() <= resident + _GROWTH:
                 give_back_memory()
                 resident = _resident()
 

@@ -23,7 +23,18 @@ from tqdm import tqdm
 from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
-from detection.measured import Enhancing, FaultError, ahead, as_tensor, blame, lpips, psnr, ssim, working
+from detection.measured import (
+    Call,
+    Enhancing,
+    FaultError,
+    ahead,
+    as_tensor,
+    blame,
+    lpips,
+    psnr,
+    ssim,
+    working,
+)
 from detection.scores import ENOUGH_PHOTOGRAPHS
 from detection.testsets import is_jpeg
 from glare import GLARE, GLAREEnhance, metrics, weights
@@ -193,6 +204,7 @@ def restore(
         try:
             with blame(f"{sample.name} ({sample.light})"):
                 image, reference = loading()
+                written: Call | None = None
                 try:
                     for name, enhance in enhancers.items():
                         with blame(f"enhancer `{name}`"):
@@ -200,21 +212,19 @@ def restore(
                                 _check_lossless(enhance.find(sample.name, sample.light), sample)
                             seen[name], cost, file = enhancing(name, enhance, image, sample)
                             made[name] = cost, file
-                except FaultError:
-                    go_on(enhancing.write)()  # what was made of it until then is kept too
-                    raise
-                written = go_on(enhancing.write)
-                both = [image] if reference is None else [image, reference]
-                pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
-                for name, (cost, file) in made.items():
-                    if reference is None:
-                        with blame("NIQE"):
-                            figures = {"NIQE": _naturalness(niqe, seen[name])}
-                    else:
-                        figures = _closeness(seen[name], reference, lpips, gt_mean)
-                    of_image.append(Record(number, name, figures, cost, file, pixels))
-                with blame("cache"):
-                    written()
+                    written = go_on(enhancing.write)
+                    both = [image] if reference is None else [image, reference]
+                    pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
+                    for name, (cost, file) in made.items():
+                        if reference is None:
+                            with blame("NIQE"):
+                                figures = {"NIQE": _naturalness(niqe, seen[name])}
+                        else:
+                            figures = _closeness(seen[name], reference, lpips, gt_mean)
+                        of_image.append(Record(number, name, figures, cost, file, pixels))
+                finally:  # what was made of an image with a fault is kept too
+                    with blame("cache"):
+                        (go_on(enhancing.write) if written is None else written)()
         except FaultError as fault:
             faults.append(str(fault))
             bar.set_postfix(faults=len(faults))

@@ -18,9 +18,9 @@ from torchvision.ops import deform_conv2d
 from glare.config import GLAREConfig
 from glare.layers import Decoder, Level
 
-#: Samples held at once by a deformable convolution on the CPU: 8 MiB, which stay in the cache; with 64 MiB it takes up
-#: to 1.9 times as long.
-STRIP_ELEMENTS = 2**21
+#: Samples held at once by a deformable convolution. On a CPU 8 MiB, which stay in the cache: with 64 MiB it takes up
+#: to 1.9 times as long. On a GPU 256 MiB, as each strip is a dozen kernels.
+STRIP_ELEMENTS, GPU_STRIP_ELEMENTS = 2**21, 2**26
 
 
 class MixUp(nn.Module):
@@ -104,7 +104,8 @@ def _sampled_convolution(
     """
     c, (height, width) = code.shape[1], offset.shape[2:]
     # A strip holds the nine samples of each of its positions.
-    rows = max(1, STRIP_ELEMENTS // (9 * c * width * len(code)))
+    elements = STRIP_ELEMENTS if code.device.type == "cpu" else GPU_STRIP_ELEMENTS
+    rows = max(1, elements // (9 * c * width * len(code)))
     strips = [
         _sampled_rows(
             code,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glare.config import GLAREConfig
 
-#: Scores held at once by attention in bfloat16 on a CPU: 16 MiB.
+#: Scores held at once by attention in bfloat16 on a CPU: 16 MiB, and their softmax as much.
 SCORES_AT_ONCE = 2**23
 
 
@@ -82,8 +82,8 @@ class Attention(nn.Module):
         """The values (B,1,M,C), weighted by how well their keys (B,1,M,C) fit each query (B,1,N,C)."""
         if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.is_grad_enabled():
             return F.scaled_dot_product_attention(q, k, v)
-        # On a CPU torch's kernel multiplies no faster in bfloat16 than in float32, where products of matrices may be
-        # four times as fast: so by those, in blocks of rows.
+        # Where a CPU has AVX512-BF16, torch's kernel is no faster in bfloat16 than in float32, but products of matrices
+        # are four times as fast: so by those, in blocks of rows.
         keys = k.mT * k.shape[-1] ** -0.5
         rows = max(1, SCORES_AT_ONCE // (len(k) * k.shape[2]))
         return torch.cat([torch.softmax(block @ keys, -1) @ v for block in torch.split(q, rows, 2)], 2)

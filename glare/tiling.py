@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import itertools
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +41,8 @@ HALO = 8
 TILE, SMALLEST = 512, 32
 #: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit.
 PIXELS_AT_ONCE = 2**20
+
+_C = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 class Tiling:
@@ -120,6 +124,16 @@ class Tiling:
         bound = isinstance(self.tile, int)
         room = int(self.tile) ** 2 if bound else _memory(device) // _bytes_per_pixel(model.config)
         return room if self._limit is None else min(room, self._limit)
+
+
+def give_back_memory() -> None:
+    """Give the system back the memory that is free, where the C library is glibc.
+
+    Blocks of ever other sizes leave holes between what stays in use, which glibc keeps: up to 1.4 GB at 3000×4000
+    pixels, and 0.8 GB over 128 photographs of about 640×480.
+    """
+    if trim := getattr(_C, "malloc_trim", None):
+        trim(0)
 
 
 def _bytes_per_pixel(config: GLAREConfig) -> int:
@@ -269,6 +283,7 @@ class _Tiles:
                 )
             _cut(into, step, (rows.start, rows.stop), (columns.start, columns.stop)).copy_(piece)
         assert into is not None
+        give_back_memory()
         return into
 
     def norm(self, norm: Norm, x: Tensor, *before: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from skimage.filters import gaussian
 
-from detection import Dataset, Detections, Sample, cache, darken, evaluate, sample_set
-from detection.cache import Cache
+from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
+from detection.cache import Cache, write_png
 from detection.dataset import Pixels, load_image
 from detection.enhancers import Folder, raw
 from detection.evaluate import collect
@@ -541,15 +541,31 @@ class TestCache:
     def test_what_was_made_of_an_image_with_a_fault_is_kept(self, tmp_path: Path) -> None:
         class Choosy(Found):
             def detect(self, image: Pixels) -> Detections:
-                if image.max() == lift(square(72)).max():
+                if self.calls == 6:  # at the last image, as the first one warms up
                     raise KeyError
                 return super().detect(image)
 
         enhance = Counted(lift, "d")
-        for _ in range(2):
-            table = evaluate(squares(), Choosy(), {"d": enhance}, cache=Cache(tmp_path))
-            assert table.attrs["used"] == 5
+        for identity in ("one", "two"):
+            table = evaluate(squares(), Choosy(identity), {"d": enhance}, cache=Cache(tmp_path))
+            assert table.attrs["faults"] == ["5.png (day): detector: KeyError"]
         assert enhance.calls == 6
+
+    def test_two_names_for_one_enhancer(self, tmp_path: Path) -> None:
+        enhance = Counted(lift, "d")
+        table = evaluate(squares(), Found(), {"d": enhance, "also": enhance}, cache=Cache(tmp_path))
+        assert (enhance.calls, table["images"].tolist()) == (6, [6, 6])
+
+    def test_a_detector_that_draws_into_its_input(self, tmp_path: Path) -> None:
+        class Drawing(Found):
+            def detect(self, image: Pixels) -> Detections:
+                result = super().detect(image)
+                image[:] = 255
+                return result
+
+        for detector in (Drawing("draws"), Found()):
+            table = evaluate(squares(), detector, {"d": Counted(lift, "d")}, cache=Cache(tmp_path))
+            assert table["mAP50"].tolist() == [1.0]
 
     def test_what_cannot_be_kept_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "enhanced").write_text("in the way of a folder")
@@ -597,8 +613,7 @@ class TestPrice:
             disturbed.append(timed[0])
             write_png(*given)
 
-        write_png = cache._write_png
-        monkeypatch.setattr(cache, "_write_png", write)
+        monkeypatch.setattr("detection.measured.write_png", write)
         data = squares(count=4)
         watched = [replace(sample, load=partial(load, sample)) for sample in data.samples]
         enhancers = {"raw": raw, "a": Counted(slow, "a"), "b": Counted(slow, "b")}
