@@ -215,13 +215,17 @@ def _names(file: Path, described: Mapping[str, Any]) -> list[str] | None:
 
 def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
     marks = []
-    for line in file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []:
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
+    for place, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
-        number, box = int(fields[0]), numbers(fields[1:])
-        if len(box) != 4 or not 0 <= number < classes:
-            raise ValueError(f"expected `class cx cy w h` with a class below {classes} but got {line!r}")
+        try:
+            number, box = int(fields[0]), numbers(fields[1:])
+            if len(box) != 4 or not 0 <= number < classes:
+                raise ValueError(f"expected `class cx cy w h` with a class below {classes} but got {line!r}")
+        except ValueError as error:
+            raise ValueError(f"its label file, line {place}: {error}") from error
         marks.append((number, box))
     return marks
 

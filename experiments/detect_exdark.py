@@ -119,6 +119,9 @@ def main(arguments: list[str] | None = None) -> None:
         run(args)
     except (ValueError, OSError, ImportError, FaultError) as error:
         sys.exit(f"detect_exdark: {error}")
+    except KeyboardInterrupt:
+        print("detect_exdark: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -319,7 +322,8 @@ def notes_on(
         f"Used {table.attrs['used']} of {table.attrs['of']} images; what failed anywhere counts in no row.",
         f"Detector {', '.join(detectors)}, seed {args.seed}, {args.device}."
         + (" All rows of a light saw the same noise." if darkened else ""),
-        "mAP by pycocotools over the classes that occur. VOC_AP50: the area under the precision-recall curve, as in "
+        f"mAP by pycocotools over the classes that occur, of the {len(clean.classes)} that were asked for; boxes of "
+        "others are left out (`--classes`). VOC_AP50: the area under the precision-recall curve, as in "
         "PASCAL VOC since 2010.",
         (
             "PSNR (dB) and SSIM (Gaussian window, σ = 1.5) are against the image before darkening, without GT-mean. "

@@ -94,6 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
         run(args)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"enhance_lol: {error}")
+    except KeyboardInterrupt:
+        print("enhance_lol: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,13 +23,17 @@ from glare.transform import GLAREEnhance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for what went wrong (told on stderr), 2 for wrong usage."""
+    """Run a command; returns the exit code: 0, 1 for what went wrong (told on stderr), 2 for wrong
+    usage, 130 where it was stopped by the keyboard."""
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         print(f"glare {args.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"glare {args.command}: stopped", file=sys.stderr)
+        return 130  # as shells have it
 
 
 def _parser() -> argparse.ArgumentParser:

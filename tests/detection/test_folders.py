@@ -76,7 +76,7 @@ class TestYOLO:
     def test_no_number_is_no_box(self, yolo: Path) -> None:
         (yolo / "labels/val/a.txt").write_text("0 0.5 nan 0.5 0.2\n", encoding="utf-8")
         (fault,) = read_yolo(yolo).faults
-        assert fault.startswith("val/a.png: expected finite numbers")
+        assert fault.startswith("val/a.png: its label file, line 1: expected finite numbers")
 
     def test_boxes_beyond_the_image(self, yolo: Path) -> None:
         (yolo / "labels/val/a.txt").write_text("0 0.9 0.5 0.4 0.2\n0 2 2 0.1 0.1\n0 0.5 0.5 -0.1 0.1\n")
