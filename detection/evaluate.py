@@ -389,8 +389,7 @@ class _Run:
         """All records of one image, and what `OnImage` is told; for `go_on` see `detection.measured.ahead`."""
         made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
-        written: Call | None = None
-        try:
+        with self.enhance.keeping(go_on) as timed:
             for name, enhance in self.enhancers.items():
                 with blame(f"enhancer `{name}`"):
                     enhanced, enhancing, file = self.enhance(
@@ -402,12 +401,9 @@ class _Run:
                         found = found.relabel(self.mappings[title])
                     made.append((name, title, found, enhancing, detecting, file))
                     seen.setdefault(name, (enhanced, found))
-            written = go_on(self.enhance.write)
+            timed()
             pixels = fingerprint(str(image.shape), image.tobytes())
             quality = {name: self.quality(enhanced, reference) for name, (enhanced, _) in seen.items()}
-        finally:  # what was made of an image with a fault is kept too
-            with blame("cache"):
-                (go_on(self.enhance.write) if written is None else written)()
         records = [
             Record(number, name, title, found, enhancing, detecting, *quality[name], pixels, file)
             for name, title, found, enhancing, detecting, file in made
@@ -416,10 +412,9 @@ class _Run:
 
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
         def make() -> tuple[Detections, Cost]:
+            # A detector that draws into its input must not reach what is kept and measured.
             self.enhance.warm_up(detector, lambda: detector([image.copy()]))
-            copy = (
-                image.copy()
-            )  # a detector that draws into its input must not reach what is kept and measured
+            copy = image.copy()
             (found,), cost = measured(lambda: detector([copy]))
             return found, cost
 

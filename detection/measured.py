@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +26,8 @@ Call = Callable[[], None]
 Loading = Callable[[], tuple[Pixels, Pixels | None]]
 _TRIED = 3
 """On how many images of a set an enhancer is tried before it is given up."""
-_GROWTH = 64e6
-"""By how many bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
+_GROWTH = 64.0
+"""By how many 10^6 bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
 _BAND = 64
 """Rows of an image of which SSIM is computed at once."""
 
@@ -68,14 +67,33 @@ class Enhancing:
             return *make(), None
         return self.cache.enhanced(image, identity, make, self._unwritten)
 
-    def write(self) -> None:
-        """Write the files of what was made, which is put off until nothing more of an image is timed.
+    @contextmanager
+    def keeping(self, go_on: Callable[[Call], Call]) -> Iterator[Call]:
+        """Write the files of what is made of an image here, once nothing more of it is timed; `go_on` is of `ahead`.
 
-        Two threads may share the work.
+        What was made of an image with a fault is kept too.
+
+        Yields:
+            What is to be called when nothing more is timed.
 
         Raises:
-            OSError: if one cannot be written.
+            FaultError: at the end, if a file cannot be written.
         """
+        written: list[Call] = []
+
+        def timed() -> None:
+            written.append(go_on(self._write))
+
+        try:
+            yield timed
+        finally:
+            if not written:
+                timed()
+            with blame("cache"):
+                written[0]()
+
+    def _write(self) -> None:
+        """Two threads may share the work."""
         while True:
             try:
                 path, (pixels, cost) = self._unwritten.popitem()
@@ -238,7 +256,7 @@ def measured(call: Callable[[], T]) -> tuple[T, Cost]:
     ms = 1000 * (perf_counter() - start)
     if devices:
         return result, Cost(ms, max(torch.cuda.max_memory_allocated(device) for device in devices) / 1e6)
-    return result, Cost(ms, _peak_rss() if resets else float("nan"))
+    return result, Cost(ms, _rss("VmHWM") if resets else float("nan"))
 
 
 def _reset_peak_rss() -> bool:
@@ -249,18 +267,12 @@ def _reset_peak_rss() -> bool:
     return True
 
 
-def _resident() -> float:
-    """Resident memory of this process in bytes; NaN where nobody tells."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
-    except OSError:
-        return float("nan")
-
-
-def _peak_rss() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
+def _rss(which: Literal["VmRSS", "VmHWM"]) -> float:
+    """Resident memory of this process now, or the highest so far, in 10^6 bytes; NaN where nobody tells."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{which}:"):
+                return int(line.split()[1]) * 1024 / 1e6
     return float("nan")
 
 
@@ -306,9 +318,9 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
         for place in range(len(numbers)):
             start(place)
             yield coming.pop(place).result, partial(go_on, place + 1)
-            if not _resident() <= resident + _GROWTH:
+            if not _rss("VmRSS") <= resident + _GROWTH:
                 give_back_memory()
-                resident = _resident()
+                resident = _rss("VmRSS")
 
 
 class FaultError(Exception):

@@ -24,7 +24,6 @@ from detection.cache import Cache, Cost, fingerprint
 from detection.dataset import Dataset, Pixels, Sample, load_image
 from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
 from detection.measured import (
-    Call,
     Enhancing,
     FaultError,
     ahead,
@@ -204,15 +203,14 @@ def restore(
         try:
             with blame(f"{sample.name} ({sample.light})"):
                 image, reference = loading()
-                written: Call | None = None
-                try:
+                with enhancing.keeping(go_on) as timed:
                     for name, enhance in enhancers.items():
                         with blame(f"enhancer `{name}`"):
                             if isinstance(enhance, Folder):
                                 _check_lossless(enhance.find(sample.name, sample.light), sample)
                             seen[name], cost, file = enhancing(name, enhance, image, sample)
                             made[name] = cost, file
-                    written = go_on(enhancing.write)
+                    timed()
                     both = [image] if reference is None else [image, reference]
                     pixels = fingerprint(*(part for i in both for part in (str(i.shape), i.tobytes())))
                     for name, (cost, file) in made.items():
@@ -222,9 +220,6 @@ def restore(
                         else:
                             figures = _closeness(seen[name], reference, lpips, gt_mean)
                         of_image.append(Record(number, name, figures, cost, file, pixels))
-                finally:  # what was made of an image with a fault is kept too
-                    with blame("cache"):
-                        (go_on(enhancing.write) if written is None else written)()
         except FaultError as fault:
             faults.append(str(fault))
             bar.set_postfix(faults=len(faults))

@@ -620,6 +620,36 @@ class TestPrice:
         evaluate(replace(data, samples=tuple(watched)), Bright(), enhancers, cache=Cache(tmp_path))
         assert disturbed == [False] * (4 + 2 * 4)
 
+    def test_nor_after_a_measure_that_failed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Images too small for SSIM; and the writing of a file takes longer than the enhancing of the next."""
+        timed: list[bool] = [False]
+        disturbed: list[bool] = []
+
+        def slow(image: Pixels) -> Pixels:
+            timed[0] = True
+            sleep(0.02)
+            timed[0] = False
+            return image
+
+        def write(*_: Any) -> None:
+            for _ in range(5):
+                disturbed.append(timed[0])
+                sleep(0.01)
+
+        monkeypatch.setattr("detection.measured.write_png", write)
+        small = [
+            replace(
+                sample, load=lambda i=i: square(i)[18:26, 18:26], reference=lambda: square(9)[18:26, 18:26]
+            )
+            for i, sample in enumerate(squares(count=4).samples)
+        ]
+        slow.identity = "slow"  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="PSNR and SSIM"):
+            evaluate(
+                replace(squares(), samples=tuple(small)), Bright(), {"slow": slow}, cache=Cache(tmp_path)
+            )
+        assert disturbed == [False] * 4 * 5
+
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:
         _, before = measured(lambda: None)
