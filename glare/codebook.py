@@ -48,17 +48,16 @@ class Quantizer(nn.Module):
         """The codes at ``indices``: (B,H,W) -> (B,C,H,W)."""
         return F.embedding(indices, self.embedding.weight).movedim(-1, 1)
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantise ``latent`` (B,C,H,W).
-
-        Returns:
-            the codes (B,C,H,W), through which the gradient passes straight to ``latent``; their indices (B,H,W);
-            and the codebook loss 0.25·‖sg(z_q) − z‖² + ‖z_q − sg(z)‖² (means), a scalar.
-        """
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """``latent`` (B,C,H,W) -> the codes (B,C,H,W), whose gradient passes straight to it, and indices (B,H,W)."""
         indices = self.nearest(latent)
         codes = self.lookup(indices).to(latent.dtype)
-        loss = 0.25 * F.mse_loss(latent, codes.detach()) + F.mse_loss(codes, latent.detach())
-        return latent + (codes - latent).detach(), indices, loss
+        return latent + (codes - latent).detach(), indices
+
+    def loss(self, latent: Tensor, indices: Tensor) -> Tensor:
+        """The codebook loss 0.25·‖sg(z_q) − z‖² + ‖z_q − sg(z)‖² (means), a scalar."""
+        codes = self.lookup(indices).to(latent.dtype)
+        return 0.25 * F.mse_loss(latent, codes.detach()) + F.mse_loss(codes, latent.detach())
 
 
 class Codebook(nn.Module):
@@ -78,8 +77,9 @@ class Codebook(nn.Module):
         return self.quant_conv(self.encoder(image)[0])  # type: ignore[no-any-return]
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent (B,C,H,W) -> codes, indices and loss: see `Quantizer.forward`."""
-        return self.quantizer(latent)  # type: ignore[no-any-return]
+        """Latent (B,C,H,W) -> codes (B,C,H,W), indices (B,H,W) and the codebook loss: see `Quantizer`."""
+        codes, indices = self.quantizer(latent)
+        return codes, indices, self.quantizer.loss(latent, indices)
 
     def half_features(self, latent: Tensor) -> Tensor:
         """Latent (B,C,H,W), quantised here -> the decoder's features at 1/2 of the image's size (B,C',2H,2W)."""
@@ -87,7 +87,7 @@ class Codebook(nn.Module):
 
     def codes(self, latent: Tensor) -> Tensor:
         """Latent (B,C,H,W), quantised here -> what the decoder starts from, of the same shape."""
-        return self.post_quant_conv(self.quantize(latent)[0])  # type: ignore[no-any-return]
+        return self.post_quant_conv(self.quantizer(latent)[0])  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Latent (B,C,H,W), quantised here -> image (B,3,4H,4W), not clamped, and the features at 1/2 and full."""

@@ -189,8 +189,8 @@ class _Quantizer(nn.Module):
         super().__init__()
         self.codes = quantizer.embedding.weight
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, None, None]:
-        """(B,C,H,W) -> the codes (B,C,H,W), with nothing where `Quantizer` has indices and loss."""
+    def forward(self, latent: Tensor) -> tuple[Tensor, None]:
+        """(B,C,H,W) -> the codes (B,C,H,W), with nothing where `Quantizer` has indices."""
         with torch.autocast("cpu", enabled=False):
             flat = latent.float().movedim(1, -1)
             least = index = None
@@ -203,7 +203,7 @@ class _Quantizer(nn.Module):
                     index = torch.where(distance < least, found + first, index)
                     least = torch.minimum(distance, least)
             assert index is not None
-            return F.embedding(index, self.codes).movedim(-1, 1), None, None
+            return F.embedding(index, self.codes).movedim(-1, 1), None
 
 
 def _upsample(upsample: Upsample) -> nn.ConvTranspose2d:

@@ -12,7 +12,7 @@ log-determinant of its Jacobian, per sample (B,); the two cancel.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -178,9 +178,8 @@ class Folded(NamedTuple):
     convolution of both on the condition is one. Weights are as a convolution of K groups has them.
     """
 
-    matrices: Tensor  #: ((K+1)·C,C,1,1), before each coupling and after the last
-    offsets: Tensor  #: ((K+1)·C,)
-    log_det: Tensor  #: of all matrices, per position, ()
+    matrices: Tensor  #: (K·C,C,1,1), before each coupling
+    offsets: Tensor  #: (K·C,)
     first: (
         Tensor  #: (K·2·hidden,F,3,3), on the condition: the injector's first convolution, then the affine's
     )
@@ -194,6 +193,15 @@ class Folded(NamedTuple):
     affine_second_bias: Tensor
     affine_third: Tensor
     affine_third_bias: Tensor
+    matrix: Tensor  #: (C,C,1,1), after the last coupling
+    offset: Tensor  #: (C,)
+    log_det: Tensor  #: of all matrices, per position, ()
+
+    def parts(self, couplings: int) -> list[Folded]:
+        """The same in parts of as many couplings each."""
+        number = len(self.matrices) // len(self.matrix) // couplings
+        of_couplings = zip(*(weight.chunk(number) for weight in self[:-3]), strict=True)
+        return [Folded._make((*part, *self[-3:])) for part in of_couplings]
 
 
 def _inverse_folded(f: Folded, v: Tensor, feature: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -201,40 +209,45 @@ def _inverse_folded(f: Folded, v: Tensor, feature: Tensor, floor: float) -> tupl
     with torch.autocast(v.device.type, enabled=False):
         v, feature = v.to(f.first.dtype), feature.to(f.first.dtype)
         log_det = (f.log_det * (v.shape[2] * v.shape[3])).expand(len(v))
-        maps = len(f.matrices) // v.shape[1]
-        *before, after = zip(f.matrices.chunk(maps), f.offsets.chunk(maps), strict=True)
-        affines = zip(*(weight.chunk(maps - 1) for weight in (f.of_z1, *f[-4:])), strict=True)
-        of_condition = _of_condition(f, feature, maps - 1, floor)
-        for (matrix, offset), (of_z1, second, second_bias, third, third_bias), (part, shift, scale) in zip(
-            before, affines, of_condition, strict=True
-        ):
-            v = F.conv2d(v, matrix, offset)
-            z1, v2 = v.tensor_split((of_z1.shape[1],), 1)
-            h = (part + F.conv2d(z1, of_z1, padding=1)).relu_()
-            h = F.conv2d(h, second, second_bias).relu_()
-            shift2, scale2 = _shift_and_scale(F.conv2d(h, third, third_bias, padding=1), floor)
-            v = torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift
-            log_det = log_det - scale.log().sum((1, 2, 3)) - scale2.log().sum((1, 2, 3))
-        return F.conv2d(v, *after), log_det
+        at_once = COUPLINGS_AT_ONCE.get(v.device.type, len(f.matrices) // len(f.matrix))
+        for part in f.parts(at_once):
+            v, part_log_det = _inverse_couplings(part, v, feature, floor)
+            log_det = log_det + part_log_det
+        return F.conv2d(v, f.matrix, f.offset), log_det
 
 
-def _of_condition(
-    f: Folded, feature: Tensor, couplings: int, floor: float
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the condition (B,F,h,w) alone determines, coupling by coupling.
+def _inverse_couplings(f: Folded, v: Tensor, feature: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """All but the last matrix: (B,C,h,w) under the condition (B,F,h,w) -> the result and its log-determinant (B,)."""
+    n = len(f.matrices) // len(f.matrix)
+    # What the condition alone determines: the affine's share of its first convolution, the injector's shift and scale.
+    h = torch.unflatten(F.conv2d(feature, f.first, f.first_bias, padding=1), 1, (n, 2, -1))
+    injectors = F.conv2d(h[:, :, 0].flatten(1, 2).relu(), f.second, f.second_bias, groups=n).relu_()
+    injectors = F.conv2d(injectors, f.third, f.third_bias, padding=1, groups=n)
+    log_det = v.new_zeros(len(v))
+    for i, (one, injector) in enumerate(zip(f.parts(1), injectors.chunk(n, 1), strict=True)):
+        shift, scale = _shift_and_scale(injector, floor)
+        v = F.conv2d(v, one.matrices, one.offsets)
+        z1, v2 = v.tensor_split((one.of_z1.shape[1],), 1)
+        affine = (h[:, i, 1] + F.conv2d(z1, one.of_z1, padding=1)).relu_()
+        affine = F.conv2d(affine, one.affine_second, one.affine_second_bias).relu_()
+        affine = F.conv2d(affine, one.affine_third, one.affine_third_bias, padding=1)
+        shift2, scale2 = _shift_and_scale(affine, floor)
+        v = torch.cat((z1, v2 / scale2 - shift2), 1) / scale - shift
+        log_det = log_det - scale.log().sum((1, 2, 3)) - scale2.log().sum((1, 2, 3))
+    return v, log_det
 
-    Yields:
-        the condition's part of the affine's first convolution (B,hidden,h,w); the injector's shift and scale (B,C,h,w).
-    """
-    n = COUPLINGS_AT_ONCE.get(feature.device.type, couplings)
-    for first, first_bias, second, second_bias, third, third_bias in zip(
-        *(weight.chunk(couplings // n) for weight in (f.first, f.first_bias, *f[6:10])), strict=True
-    ):
-        h = torch.unflatten(F.conv2d(feature, first, first_bias, padding=1), 1, (n, 2, -1))
-        injectors = F.conv2d(h[:, :, 0].flatten(1, 2).relu(), second, second_bias, groups=n).relu_()
-        injectors = F.conv2d(injectors, third, third_bias, padding=1, groups=n)
-        for i, injector in enumerate(injectors.chunk(n, 1)):
-            yield h[:, i, 1], *_shift_and_scale(injector, floor)
+
+def _inverse_steps(f: Folded, floor: float) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """See `Flow.inverse_steps`."""
+
+    def of_coupling(one: Folded) -> Callable[[Tensor, Tensor], Tensor]:
+        def step(v: Tensor, feature: Tensor) -> Tensor:
+            with torch.autocast(v.device.type, enabled=False):
+                return _inverse_couplings(one, v.to(f.first.dtype), feature.to(f.first.dtype), floor)[0]
+
+        return step
+
+    return [*map(of_coupling, f.parts(1)), lambda v, _: F.conv2d(v, f.matrix, f.offset)]
 
 
 def _shift_and_scale(h: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -272,6 +285,10 @@ class Flow(nn.Module):
             return self._run(v, feature, inverse=True)
         return _inverse_folded(self.fold(), v, feature, self.scale_floor)
 
+    def inverse_steps(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """The inverse, without gradient, as steps (v, feature) -> v, each of which looks two positions far."""
+        return _inverse_steps(self.fold(), self.scale_floor)
+
     @torch.no_grad()
     def fold(self) -> Folded:
         """The inverse's weights, folded: see `Folded`. The matrices are inverted and multiplied in float64."""
@@ -287,7 +304,6 @@ class Flow(nn.Module):
                 matrix, offset = torch.eye(len(matrix)).to(matrix), torch.zeros_like(offset)
             inverted = inverted * torch.exp(-step.actnorm.logs.double().view(-1, 1))
             matrix, offset = inverted @ matrix, inverted @ offset - step.actnorm.bias.double().flatten()
-        maps.append((matrix, offset))
         log_det = -sum(
             step.actnorm.logs.sum() + torch.linalg.slogdet(step.invconv.weight)[1] for step in steps
         )
@@ -303,11 +319,15 @@ class Flow(nn.Module):
             *injectors[2:],
             *affines[2:],
         )
-        return Folded(
-            torch.cat([matrix for matrix, _ in maps])[..., None, None].to(dtype),
-            torch.cat([offset for _, offset in maps]).to(dtype),
-            cast(Tensor, log_det),
-            *(weight.flatten(0, 1) for weight in weights),
+        return Folded._make(
+            (
+                torch.cat([matrix for matrix, _ in maps])[..., None, None].to(dtype),
+                torch.cat([offset for _, offset in maps]).to(dtype),
+                *(weight.flatten(0, 1) for weight in weights),
+                matrix[..., None, None].to(dtype),
+                offset.to(dtype),
+                cast(Tensor, log_det),
+            )
         )
 
     def _run(self, x: Tensor, feature: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -339,10 +359,17 @@ class FrozenFlow(nn.Module):
         for name, tensor in flow.fold()._asdict().items():
             self.register_buffer(name, tensor)
 
+    def fold(self) -> Folded:
+        """See `Flow.fold`."""
+        return Folded(*(self.get_buffer(name) for name in Folded._fields))
+
     def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """See `Flow.inverse`."""
-        folded = Folded(*(self.get_buffer(name) for name in Folded._fields))
-        return _inverse_folded(folded, v, feature, self.scale_floor)
+        return _inverse_folded(self.fold(), v, feature, self.scale_floor)
+
+    def inverse_steps(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """See `Flow.inverse_steps`."""
+        return _inverse_steps(self.fold(), self.scale_floor)
 
 
 def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:

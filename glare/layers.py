@@ -6,6 +6,8 @@ GLARE uses for the codebook, for the conditional encoder and for the second deco
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,14 +64,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
-        return x + self.attend(self.norm(x))
+        h = self.norm(x)
+        return x + self.attend(h, self.pooled(h))
 
-    def attend(self, h: Tensor) -> Tensor:
-        """What is added to a map whose norm is ``h`` (B,C,H,W)."""
+    def pooled(self, h: Tensor) -> Tensor:
+        """What keys and values are made from: a map (B,C,H,W), averaged onto the grid where there is one."""
+        height, width = h.shape[2:]
+        if self.grid is None or (height <= self.grid and width <= self.grid):
+            return h
+        return F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
+
+    def attend(self, h: Tensor, context: Tensor) -> Tensor:
+        """What is added to a map whose norm is ``h`` (B,C,H,W), or to a part of it; ``context`` is pooled."""
         b, c, height, width = h.shape
-        context = h
-        if self.grid is not None and (height > self.grid or width > self.grid):
-            context = F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
         # (B,1,N,C): one head; the fused kernels never hold the N×N map.
         q, k, v = (
             t.flatten(2).mT.unsqueeze(1).contiguous() for t in (self.q(h), self.k(context), self.v(context))
@@ -136,12 +143,17 @@ class Level(nn.Module):
             Attention(out_channels, groups, config.attention_grid) for _ in range(blocks if attention else 0)
         )
 
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Blocks and attentions, in the order of their use."""
+        for i, block in enumerate(self.blocks):
+            yield block
+            if self.attentions:
+                yield self.attentions[i]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W)."""
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if self.attentions:
-                x = self.attentions[i](x)
+        for layer in self:
+            x = layer(x)
         return x
 
 

@@ -70,7 +70,10 @@ class GLARE(nn.Module):
 
     def invert(self, feature: Tensor, mean: Tensor) -> Tensor:
         """The latent (B,C,H/4,W/4) to which the flow, under the feature (B,F,H/4,W/4), carries the mean."""
-        latent: Tensor = self.flow.inverse(mean, feature)[0]
+        return self.bounded(self.flow.inverse(mean, feature)[0])
+
+    def bounded(self, latent: Tensor) -> Tensor:
+        """A latent of the flow, kept within ± `GLAREConfig.latent_limit`."""
         limit = self.config.latent_limit
         return latent if limit is None else latent.clamp(-limit, limit)
 

@@ -23,7 +23,7 @@ class TestQuantizer:
     def test_gradient_passes_straight_through(self) -> None:
         quantizer = Quantizer(50, 3)
         latent = torch.randn(1, 3, 4, 4, requires_grad=True)
-        codes, indices, _ = quantizer(latent)
+        codes, indices = quantizer(latent)
         weight = torch.randn_like(codes)
         (codes * weight).sum().backward()
         torch.testing.assert_close(latent.grad, weight)
@@ -32,7 +32,8 @@ class TestQuantizer:
     def test_loss_pulls_codes_and_latents_together(self) -> None:
         quantizer = Quantizer(50, 3)
         latent = torch.randn(1, 3, 4, 4, requires_grad=True)
-        codes, _, loss = quantizer(latent)
+        codes, indices = quantizer(latent)
+        loss = quantizer.loss(latent, indices)
         assert loss.item() == pytest.approx(1.25 * (codes - latent).square().mean().item(), rel=1e-5)
         loss.backward()
         difference = (latent - codes).detach()

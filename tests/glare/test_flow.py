@@ -72,6 +72,19 @@ class TestInvertible:
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b.detach(), rtol=1e-12, atol=1e-10)
 
+    def test_steps_of_the_inverse_make_it_and_look_two_positions_far(self) -> None:
+        layer = flow()
+        v, feature = latent_and_feature(9, 8)
+        with torch.no_grad():
+            expected, steps = layer.inverse(v, feature)[0], layer.inverse_steps()
+            near = v[:, :, :6].clone(), feature[:, :, :6].clone()
+            part = steps[0](*near)
+            torch.testing.assert_close(part[:, :, :4], steps[0](v, feature)[:, :, :4], rtol=1e-12, atol=1e-12)
+            assert not torch.allclose(part[:, :, 4:], steps[0](v, feature)[:, :, 4:6])
+            for step in steps:
+                v = step(v, feature)
+        torch.testing.assert_close(v, expected, rtol=1e-12, atol=1e-12)
+
     def test_gradcheck_both_ways(self) -> None:
         layer = flow()
         z, feature = (t[:1].requires_grad_() for t in latent_and_feature(2, 2))

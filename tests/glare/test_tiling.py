@@ -24,7 +24,7 @@ from glare.cli import main
 from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
-from glare.tiling import HALO, enhance_tiled, spans, windows
+from glare.tiles import enhance_tiled, spans, windows
 from tests.glare.conftest import SMALL, randomise
 
 
@@ -53,12 +53,12 @@ def steps(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TestGeometry:
-    @given(st.integers(1, 300), st.integers(32, 400), st.sampled_from([0, HALO]))
+    @given(st.integers(1, 300), st.integers(32, 400), st.sampled_from([0, 2, 4, 8]))
     def test_every_pixel_belongs_to_one_tile(self, quarter: int, tile: int, halo: int) -> None:
         length = 4 * quarter
         owners = torch.zeros(length)
         for span in spans(length, tile, halo):
-            assert all(position % 4 == 0 for position in span)
+            assert span.start % 4 == span.stop % 4 == 0
             assert span.first == max(0, span.start - halo)
             assert span.last == min(length, span.stop + halo)
             assert 0 < span.stop - span.start <= tile + 3
@@ -148,7 +148,7 @@ class TestResult:
 import torch
 from pathlib import Path
 from glare import weights
-from glare.tiling import enhance_tiled
+from glare.tiles import enhance_tiled
 
 def memory(name):
     status = Path("/proc/self/status").read_text()
@@ -188,6 +188,16 @@ class TestChoice:
         assert torch.equal(GLAREEnhance(pooled, tile=40)(low), tiled)
         assert torch.equal(GLAREEnhance(pooled, tile=None)(low), whole)
         assert torch.equal(pickle.loads(pickle.dumps(GLAREEnhance(pooled, tile=40)))(low), tiled)
+
+    def test_auto_goes_by_speed_on_a_cpu(self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("glare.tiling.PIXELS_AT_ONCE", 48 * 60 - 1)
+        monkeypatch.setattr("glare.tiling.CPU_TILE", 36)
+        low = torch.rand(1, 3, 48, 60) * 0.3
+        assert torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=36)(low))
+        assert not torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=None)(low))
+        # Of full attention tiles make something else.
+        full = network(SMALL)
+        assert torch.equal(GLAREEnhance(full)(low), GLAREEnhance(full, tile=None)(low))
 
     def test_images_go_together_as_memory_allows(
         self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch

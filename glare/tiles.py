@@ -1,0 +1,266 @@
+"""The network in tiles: the whole image's result, a few maps and one tile of what lies between them at a time.
+
+Tiles that are enhanced one by one differ in tone: every GroupNorm, the attention and the mean ratio of a warp look at
+the whole image. A pass at low resolution would not tell what they see: it averages the noise away, and errors of one
+norm grow in the next forty. So the network is computed convolution by convolution: what goes into one and comes out
+is held whole, and its means are those of the whole; what lies between is held for one tile at a time. What comes out
+is the result without tiles, to rounding.
+
+Full attention alone (``attention_grid=None``) stays within overlapping windows with a blend: its cost would grow with
+the square of the pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glare.fusion import Warp
+from glare.image import log_input
+from glare.layers import Attention, Decoder, Norm, ResidualBlock
+from glare.model import GLARE
+
+#: The least side of a tile in pixels.
+SMALLEST = 32
+
+
+def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
+    """`GLARE.forward` in little memory: what it gives, to rounding, where attention is pooled onto a grid.
+
+    Memory still grows with the pixels, with `glare-tiny` by 280 bytes for each of them, not 520 (docs/speed.md).
+
+    Args:
+        model: the network; it is not changed, so threads may share it.
+        low: (B,3,H,W) float in [0,1], RGB; any H, W >= 1.
+        tile: side in pixels of a square of the area of a tile, at least `SMALLEST`.
+        fidelity: see `GLARE.forward`.
+
+    Returns:
+        (B,3,H,W), not clamped, without gradient.
+    """
+    with torch.no_grad():
+        padded, crop = model.pad(low)
+        return crop(torch.cat([_enhance_one(model, image[None], tile, fidelity) for image in padded]))
+
+
+def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
+    """`GLARE.forward`, in the same order."""
+    tiles = _Tiles(low.shape[2], low.shape[3], tile)
+    encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
+
+    def to_half(decoder: Decoder, latent: Tensor) -> Tensor:
+        h = tiles.run(decoder.conv_in, latent)
+        h = tiles.through([*decoder.middle, *decoder.level2], h)
+        h = tiles.run(
+            decoder.up1, h
+        )  # and lets go of what it is made from: the peak of the memory is in what follows
+        return tiles.through(decoder.level1, h)
+
+    def mixed(level: int, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
+        mix = fusion.mix[str(level)]
+        # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
+        into = h if h.dtype == torch.float32 else None
+        h = tiles.run(lambda skip, h: mix(skip, h, fidelity), skip, h, reach=0, into=into)
+        return h if code is None else tiles.warped(cast(Warp, fusion.warp[str(level)]), code, h)
+
+    full_skip = tiles.through(encoder.level0, tiles.run(lambda low: encoder.conv_in(log_input(low)), low))
+    half_skip = tiles.through(encoder.level1, tiles.run(encoder.down0, full_skip, reach=2))
+    h = tiles.through([*encoder.level2, *encoder.middle], tiles.run(encoder.down1, half_skip, reach=2))
+    feature, latent = model.condition.heads(tiles.convolved(encoder.norm_out, encoder.conv_out, h))
+    del h
+    for step in model.flow.inverse_steps():
+        latent = tiles.run(step, latent, feature, reach=2)
+    del feature
+    latent = model.bounded(latent)
+
+    warped = model.config.warp_levels
+    code = to_half(codebook, model.codebook.codes(latent))
+    h = mixed(1, to_half(fusion.decoder, latent), half_skip, code if 1 in warped else None)
+    del half_skip
+    full_code = tiles.through(codebook.level0, code, codebook.up0) if 0 in warped else None
+    del code
+    h = mixed(0, tiles.through(fusion.decoder.level0, h, fusion.decoder.up0), full_skip, full_code)
+    del full_skip, full_code
+    return tiles.convolved(fusion.decoder.norm_out, fusion.decoder.conv_out, tiles.through(fusion.refine, h))
+
+
+class _Span(NamedTuple):
+    """One side of a tile in pixels: what it sees, and within that what is its own."""
+
+    first: int
+    start: int
+    stop: int
+    last: int
+
+
+def spans(length: int, tile: int, halo: int) -> list[_Span]:
+    """Tiles of about the same length, at most ``tile``, on a side of ``length`` pixels, that meet at multiples of 4."""
+    count = math.ceil(length / tile)
+    step = 4 * math.ceil(length / count / 4)
+    cuts = [*range(0, length, step), length]
+    return [_Span(max(a - halo, 0), a, b, min(b + halo, length)) for a, b in itertools.pairwise(cuts)]
+
+
+class _Tiles:
+    """An image of ``height`` × ``width`` pixels in tiles, of which one at a time is computed.
+
+    Maps are (1,C,h,w) at 1/1, 1/2 or 1/4 of the image's size.
+    """
+
+    def __init__(self, height: int, width: int, tile: int) -> None:
+        self.height, self.width, self.tile = height, width, tile
+
+    def through(self, layers: Iterable[nn.Module], x: Tensor, *before: nn.Module) -> Tensor:
+        """Residual blocks of one width and attentions, behind ``before``; without that, ``x`` is overwritten."""
+        h: Tensor | None = None  # one map for all blocks: memory that is new costs the system's time
+        for layer in layers:
+            if isinstance(layer, Attention):
+                x = self.attended(layer, x)
+                continue
+            block = cast(ResidualBlock, layer)
+            start = nn.Sequential(*before, block.shortcut)
+            h = self.convolved(block.norm1, block.conv1, x, *before, into=h)
+            normalised = self.norm(block.norm2, h)
+            # Of ``x`` a pixel sees itself alone, if it comes in as it is.
+            x = self.run(
+                lambda h, x: block.conv2(F.silu(normalised(h), inplace=True)).add_(start(x)),  # noqa: B023
+                h,
+                x,
+                into=x if not before and isinstance(block.shortcut, nn.Identity) else None,
+            )
+            before = ()
+        return x
+
+    def attended(self, attention: Attention, x: Tensor) -> Tensor:
+        """An attention, in the place of ``x``."""
+        normalised = self.norm(attention.norm, x)
+        if attention.grid is None:
+            return x.add_(_in_windows(attention, normalised(x), self.tile // 4))
+        context = normalised(attention.pooled(x))  # a mean of normalised pixels is a normalised mean
+        return self.run(lambda x: x + attention.attend(normalised(x), context), x, reach=0, into=x)
+
+    def warped(self, warp: Warp, code: Tensor, h: Tensor) -> Tensor:
+        """``h`` and what a warp makes of ``code``."""
+        # An offset may point anywhere, so that each tile samples from the whole map.
+        source = self.run(warp.source, code, reach=0)
+
+        def of_tile(code: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
+            corner = int(row[0, 0, 0, 0]), int(column[0, 0, 0, 0])
+            return warp.convolve(source, *warp.guidance(code, h), corner)
+
+        warped = self.run(of_tile, code, h, *_positions(code), reach=2)
+        gain = warp.gain(warped, h)
+        return self.run(lambda h, warped: h + warped * gain, h, warped, reach=0, into=warped)
+
+    def convolved(
+        self, norm: Norm, conv: nn.Module, x: Tensor, *before: nn.Module, into: Tensor | None = None
+    ) -> Tensor:
+        """Norm, swish and a convolution of the map ``before(x)``."""
+        start = nn.Sequential(*before)
+        normalised = self.norm(norm, x, *before)
+        return self.run(
+            lambda x: conv(F.silu(normalised(start(x)), inplace=True)), x, reach=2 if before else 1, into=into
+        )
+
+    def norm(self, norm: Norm, x: Tensor, *before: nn.Module) -> Callable[[Tensor], Tensor]:
+        """``norm`` for tiles of the map ``before(x)``, by the statistics of the whole map."""
+        sums, count = [], 0
+        for *_, piece in self._pieces(nn.Sequential(*before), (x,), 1 if before else 0):
+            pixels = piece.shape[2] * piece.shape[3]
+            # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
+            _, mean, rstd = torch.native_group_norm(
+                piece.float(), None, None, 1, norm.num_channels, pixels, norm.num_groups, 0.0
+            )
+            sums.append(torch.cat((mean, rstd.double().pow(-2) + mean.double().square())) * pixels)
+            count += pixels
+        moments = torch.stack(sums).sum(0) / count
+        mean, square = moments.repeat_interleave(norm.num_channels // norm.num_groups, 1)
+        var = (square - mean.square()).float()
+        return lambda x: F.batch_norm(x, mean.float(), var, norm.weight, norm.bias, eps=norm.eps)
+
+    def run(
+        self, function: Callable[..., Tensor], *maps: Tensor, reach: int = 1, into: Tensor | None = None
+    ) -> Tensor:
+        """``function(*maps)``, a map, where asked for in the place of another one of its size."""
+        for rows, columns, step, piece in self._pieces(function, maps, reach):
+            if into is None:
+                into = torch.empty(
+                    (1, piece.shape[1], self.height // step, self.width // step),
+                    dtype=piece.dtype,
+                    device=piece.device,
+                    memory_format=torch.channels_last,
+                )
+            _cut(into, step, (rows.start, rows.stop), (columns.start, columns.stop)).copy_(piece)
+        assert into is not None
+        return into
+
+    def _pieces(
+        self, function: Callable[..., Tensor], maps: Sequence[Tensor], reach: int
+    ) -> Iterator[tuple[_Span, _Span, int, Tensor]]:
+        """The rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
+        given = [self.height // m.shape[2] for m in maps]
+        coarsest = max(given)
+        # Whole rows lie side by side in memory: of other parts each convolution would make a copy.
+        area = self.tile**2 * coarsest
+        height = max(16, area // self.width)
+        for rows, columns in itertools.product(
+            spans(self.height, height, reach * coarsest), spans(self.width, area // height, reach * coarsest)
+        ):
+            sides = (rows.first, rows.last), (columns.first, columns.last)
+            result = function(*(_cut(m, step, *sides) for m, step in zip(maps, given, strict=True)))
+            step = (rows.last - rows.first) // result.shape[2]
+            own = [(span.start - span.first, span.stop - span.first) for span in (rows, columns)]
+            yield rows, columns, step, _cut(result, step, *own)
+
+
+def _cut(x: Tensor, step: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """The part of a map at 1/step of the image's size that lies in these rows and columns of the image."""
+    return x[:, :, rows[0] // step : rows[1] // step, columns[0] // step : columns[1] // step]
+
+
+def _positions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each position of a map (B,C,H,W), as maps (1,1,H,W) that take no memory."""
+    height, width = x.shape[2:]
+    rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
+    return rows.expand(1, 1, height, width), columns.expand(1, 1, height, width)
+
+
+def _in_windows(attention: Attention, h: Tensor, side: int) -> Tensor:
+    """`Attention.attend` within overlapping windows of ``side`` positions a side, with a blend."""
+    result = torch.zeros_like(h)
+    for (top, row_weights), (left, column_weights) in itertools.product(
+        *(windows(length, side) for length in h.shape[2:])
+    ):
+        part = (..., slice(top, top + len(row_weights)), slice(left, left + len(column_weights)))
+        weights = (row_weights[:, None] * column_weights).to(h.device)
+        result[part] += attention.attend(h[part], h[part]) * weights
+    return result
+
+
+def windows(length: int, side: int) -> list[tuple[int, Tensor]]:
+    """Windows of ``side`` that overlap by a quarter at least: where each starts, and its weights in a blend (side,).
+
+    The weights that meet in a position add up to 1.
+    """
+    side = min(side, length)
+    overlap = side // 4
+    count = math.ceil((length - overlap) / max(side - overlap, 1))
+    starts = [i * (length - side) // max(count - 1, 1) for i in range(count)]
+    ramp = torch.arange(1.0, side + 1.0)
+    total = torch.zeros(length)
+    hats = []
+    for start in starts:
+        hat = torch.full((side,), overlap + 1.0)
+        if start > 0:
+            hat = torch.minimum(hat, ramp)
+        if start + side < length:
+            hat = torch.minimum(hat, ramp.flip(0))
+        total[start : start + side] += hat
+        hats.append(hat)
+    return [(start, hat / total[start : start + side]) for start, hat in zip(starts, hats, strict=True)]
