@@ -57,9 +57,8 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     def to_half(decoder: Decoder, latent: Tensor) -> Tensor:
         h = tiles.run(decoder.conv_in, latent)
         h = tiles.through([*decoder.middle, *decoder.level2], h)
-        h = tiles.run(
-            decoder.up1, h
-        )  # and lets go of what it is made from: the peak of the memory is in what follows
+        # Lets go of what it is made from: in what follows the memory has its peak.
+        h = tiles.run(decoder.up1, h)
         return tiles.through(decoder.level1, h)
 
     def mixed(level: int, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
@@ -187,7 +186,14 @@ class _Tiles:
     def run(
         self, function: Callable[..., Tensor], *maps: Tensor, reach: int = 1, into: Tensor | None = None
     ) -> Tensor:
-        """``function(*maps)``, a map, where asked for in the place of another one of its size."""
+        """A map: what ``function`` makes of others.
+
+        Args:
+            function: parts of ``maps`` -> the same part of the result, which may be of another size.
+            maps: what it looks at.
+            reach: how far it looks, in positions of the coarsest map and of the result: two 3×3 convolutions 2.
+            into: a map of the result's size in the place of which it comes.
+        """
         for rows, columns, step, piece in self._pieces(function, maps, reach):
             if into is None:
                 into = torch.empty(
@@ -206,8 +212,9 @@ class _Tiles:
         """The rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
         given = [self.height // m.shape[2] for m in maps]
         coarsest = max(given)
-        # Whole rows lie side by side in memory: of other parts each convolution would make a copy.
-        area = self.tile**2 * coarsest
+        # Twice as many pixels at 1/4 of the size, where they hold fewer values. As whole rows if possible, which lie side
+        # by side in memory: of other parts each convolution would make a copy.
+        area = self.tile**2 * max(1, coarsest // 2)
         height = max(16, area // self.width)
         for rows, columns in itertools.product(
             spans(self.height, height, reach * coarsest), spans(self.width, area // height, reach * coarsest)

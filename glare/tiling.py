@@ -20,7 +20,7 @@ from glare.tiles import SMALLEST, enhance_tiled
 #: Side of a tile in pixels where nobody asked for another: what full attention then sees, and a GPU is busy with.
 TILE = 512
 #: The same on a CPU where attention is pooled, and sees the whole image: what lies within a tile stays in the cache.
-CPU_TILE = 320
+CPU_TILE = 384
 #: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit. On a CPU
 #: one image of more is faster in tiles: blocks of more than 32 MB are new memory each time, which the system zeroes.
 PIXELS_AT_ONCE = 2**20
