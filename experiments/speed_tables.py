@@ -77,17 +77,17 @@ def insert(doc: Path, blocks: Mapping[str, str]) -> None:
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:
-    """Time over size, and the straight line through the size nearest to one megapixel."""
-    one = table.iloc[(table["megapixels"] - 1).abs().argmin()]
+    """Time and memory of each form over size, and the straight line through the size nearest to one megapixel."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    for axes, column, factor, label in zip(
-        figure.subplots(1, 2), ("ms", "MB"), (1000, 1000), ("seconds", "peak memory, GB"), strict=True
-    ):
-        x = table["megapixels"]
-        axes.plot(x, table[column] / factor, "o-", label="measured")
-        if column == "ms":
-            axes.plot(x, one["ms per megapixel"] * x / factor, "--", color="grey", label="in proportion")
-            axes.legend(frameon=False)
+    seconds, memory = figure.subplots(1, 2)
+    for form, rows in table.groupby("form", sort=False):
+        seconds.plot(rows["megapixels"], rows["ms"] / 1000, "o-", label=form)
+        memory.plot(rows["megapixels"], rows["MB"] / 1000, "o-", label=form)
+    one = table.iloc[(table["megapixels"] - 1).abs().argmin()]
+    x = table["megapixels"].unique()
+    seconds.plot(x, one["ms per megapixel"] * x / 1000, "--", color="grey", label="in proportion")
+    seconds.legend(frameon=False)
+    for axes, label in ((seconds, "seconds"), (memory, "peak memory, GB")):
         axes.set(xlabel="megapixels", ylabel=label, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
     with whole_file(path) as beside:

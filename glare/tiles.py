@@ -212,7 +212,7 @@ class _Tiles:
         """The rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
         given = [self.height // m.shape[2] for m in maps]
         coarsest = max(given)
-        # Twice as many pixels at 1/4 of the size, where they hold fewer values. As whole rows if possible, which lie side
+        # Twice as many pixels at 1/4 of the size, where they hold fewer values; whole rows if possible, which lie side
         # by side in memory: of other parts each convolution would make a copy.
         area = self.tile**2 * max(1, coarsest // 2)
         height = max(16, area // self.width)

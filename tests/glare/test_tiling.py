@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pickle
@@ -87,6 +88,15 @@ class TestResult:
         torch.testing.assert_close(tiled.mean((0, 2, 3)), whole.mean((0, 2, 3)), rtol=1e-4, atol=0)
         # Tiles enhanced one by one differ by far more than that.
         assert (model(low[..., :tile, :tile]) - whole[..., :tile, :tile]).abs().mean() > 5e-3
+
+    @torch.no_grad()
+    def test_is_near_to_exact_arithmetic(self) -> None:
+        """Nearer than the whole, whose norms add up each channel in float32 (docs/speed.md)."""
+        model = weights.load("glare-tiny").optimize()
+        low = night("coffee", 360, 480)
+        exact = copy.deepcopy(model).double()(low.double())
+        error = (enhance_tiled(model, low, 128) - exact).square().mean()
+        assert -10 * error.log10() > 100
 
     @pytest.mark.parametrize("levels", [(1,), (0, 1)])
     @pytest.mark.parametrize("size", [(41, 70), (3, 90)])
