@@ -77,14 +77,14 @@ def insert(doc: Path, blocks: Mapping[str, str]) -> None:
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:
-    """Time and memory of each form over size, and the straight line through the size nearest to one megapixel."""
+    """Time and memory of each form over size, and the first one's in proportion to the size nearest to a megapixel."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     seconds, memory = figure.subplots(1, 2)
     for form, rows in table.groupby("form", sort=False):
         seconds.plot(rows["megapixels"], rows["ms"] / 1000, "o-", label=form)
         memory.plot(rows["megapixels"], rows["MB"] / 1000, "o-", label=form)
-    one = table.iloc[(table["megapixels"] - 1).abs().argmin()]
-    x = table["megapixels"].unique()
+    first = table[table["form"] == table["form"].iloc[0]]
+    one, x = first.iloc[(first["megapixels"] - 1).abs().argmin()], first["megapixels"]
     seconds.plot(x, one["ms per megapixel"] * x / 1000, "--", color="grey", label="in proportion")
     seconds.legend(frameon=False)
     for axes, label in ((seconds, "seconds"), (memory, "peak memory, GB")):

@@ -89,15 +89,15 @@ def stages_on(model: GLARE, low: Tensor, high: Tensor) -> tuple[dict[str, float]
     low, high = (image[..., : image.shape[2] // 4 * 4, : image.shape[3] // 4 * 4] for image in (low, high))
     book = model.codebook
     latent = book.encode(high).float()
-    codes = book.quantize(latent)[1]
+    codes = book.quantizer.nearest(latent)
     restored, condition = model.restore_latent(low)
     v, log_det = model.flow(latent, condition.feature)
     alone = condition.mean.float()
     return {
         "codebook PSNR": psnr(book.decode(latent)[0].float().clamp(0, 1), high).item(),
         "bits per latent pixel": negative_log_likelihood(v, alone, log_det).item(),
-        "codes retrieved, flow": (book.quantize(restored)[1] == codes).float().mean().item(),
-        "codes retrieved, encoder alone": (book.quantize(alone)[1] == codes).float().mean().item(),
+        "codes retrieved, flow": (book.quantizer.nearest(restored) == codes).float().mean().item(),
+        "codes retrieved, encoder alone": (book.quantizer.nearest(alone) == codes).float().mean().item(),
         "latent error, flow": F.mse_loss(restored, latent).sqrt().item(),
         "latent error, encoder alone": F.mse_loss(alone, latent).sqrt().item(),
     }, set(codes.flatten().tolist())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -240,14 +241,16 @@ def _inverse_couplings(f: Folded, v: Tensor, feature: Tensor, floor: float) -> t
 def _inverse_steps(f: Folded, floor: float) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """See `Flow.inverse_steps`."""
 
-    def of_coupling(one: Folded) -> Callable[[Tensor, Tensor], Tensor]:
-        def step(v: Tensor, feature: Tensor) -> Tensor:
+    def in_full_precision(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        def call(v: Tensor, feature: Tensor) -> Tensor:
             with torch.autocast(v.device.type, enabled=False):
-                return _inverse_couplings(one, v.to(f.first.dtype), feature.to(f.first.dtype), floor)[0]
+                return step(v.to(f.first.dtype), feature.to(f.first.dtype))
 
-        return step
+        return call
 
-    return [*map(of_coupling, f.parts(1)), lambda v, _: F.conv2d(v, f.matrix, f.offset)]
+    couplings = [partial(_inverse_couplings, one, floor=floor) for one in f.parts(1)]
+    steps = [lambda v, feature, one=one: one(v, feature)[0] for one in couplings]
+    return [in_full_precision(step) for step in (*steps, lambda v, _: F.conv2d(v, f.matrix, f.offset))]
 
 
 def _shift_and_scale(h: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -286,7 +289,7 @@ class Flow(nn.Module):
         return _inverse_folded(self.fold(), v, feature, self.scale_floor)
 
     def inverse_steps(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """The inverse, without gradient, as steps (v, feature) -> v, each of which looks two positions far."""
+        """The inverse, without gradient, as steps (v, feature) -> v that look at most two positions far each."""
         return _inverse_steps(self.fold(), self.scale_floor)
 
     @torch.no_grad()

@@ -61,12 +61,10 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         h = tiles.run(decoder.up1, h)
         return tiles.through(decoder.level1, h)
 
-    def mixed(level: int, h: Tensor, skip: Tensor, code: Tensor | None) -> Tensor:
-        mix = fusion.mix[str(level)]
+    def mixed(level: str, h: Tensor, skip: Tensor) -> Tensor:
         # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
-        into = h if h.dtype == torch.float32 else None
-        h = tiles.run(lambda skip, h: mix(skip, h, fidelity), skip, h, reach=0, into=into)
-        return h if code is None else tiles.warped(cast(Warp, fusion.warp[str(level)]), code, h)
+        into = h if h.dtype == fusion.mix[level].theta.dtype else None
+        return tiles.run(lambda skip, h: fusion.mix[level](skip, h, fidelity), skip, h, reach=0, into=into)
 
     full_skip = tiles.through(encoder.level0, tiles.run(lambda low: encoder.conv_in(log_input(low)), low))
     half_skip = tiles.through(encoder.level1, tiles.run(encoder.down0, full_skip, reach=2))
@@ -78,14 +76,19 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     del feature
     latent = model.bounded(latent)
 
-    warped = model.config.warp_levels
     code = to_half(codebook, model.codebook.codes(latent))
-    h = mixed(1, to_half(fusion.decoder, latent), half_skip, code if 1 in warped else None)
+    h = mixed("1", to_half(fusion.decoder, latent), half_skip)
     del half_skip
-    full_code = tiles.through(codebook.level0, code, codebook.up0) if 0 in warped else None
+    if "1" in fusion.warp:
+        h = tiles.warped(cast(Warp, fusion.warp["1"]), code, h)
+    full_code = tiles.through(codebook.level0, code, codebook.up0) if "0" in fusion.warp else None
     del code
-    h = mixed(0, tiles.through(fusion.decoder.level0, h, fusion.decoder.up0), full_skip, full_code)
-    del full_skip, full_code
+    h = tiles.through(fusion.decoder.level0, h, fusion.decoder.up0)
+    h = mixed("0", h, full_skip)
+    del full_skip
+    if full_code is not None:
+        h = tiles.warped(cast(Warp, fusion.warp["0"]), full_code, h)
+        del full_code
     return tiles.convolved(fusion.decoder.norm_out, fusion.decoder.conv_out, tiles.through(fusion.refine, h))
 
 
@@ -146,8 +149,7 @@ class _Tiles:
 
     def warped(self, warp: Warp, code: Tensor, h: Tensor) -> Tensor:
         """``h`` and what a warp makes of ``code``."""
-        # An offset may point anywhere, so that each tile samples from the whole map.
-        source = self.run(warp.source, code, reach=0)
+        source = warp.source(code)  # whole: an offset may point anywhere
 
         def of_tile(code: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
             corner = int(row[0, 0, 0, 0]), int(column[0, 0, 0, 0])
@@ -169,19 +171,17 @@ class _Tiles:
 
     def norm(self, norm: Norm, x: Tensor, *before: nn.Module) -> Callable[[Tensor], Tensor]:
         """``norm`` for tiles of the map ``before(x)``, by the statistics of the whole map."""
-        sums, count = [], 0
+        sums = []
         for *_, piece in self._pieces(nn.Sequential(*before), (x,), 1 if before else 0):
-            pixels = piece.shape[2] * piece.shape[3]
-            # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
-            _, mean, rstd = torch.native_group_norm(
-                piece.float(), None, None, 1, norm.num_channels, pixels, norm.num_groups, 0.0
-            )
-            sums.append(torch.cat((mean, rstd.double().pow(-2) + mean.double().square())) * pixels)
-            count += pixels
-        moments = torch.stack(sums).sum(0) / count
-        mean, square = moments.repeat_interleave(norm.num_channels // norm.num_groups, 1)
-        var = (square - mean.square()).float()
-        return lambda x: F.batch_norm(x, mean.float(), var, norm.weight, norm.bias, eps=norm.eps)
+            sums.append(_sums(norm, piece))
+            del piece  # before the next one is made
+        count, total, squares = (
+            torch.stack(sums).sum(0).repeat_interleave(norm.num_channels // norm.num_groups, 1)
+        )
+        mean = total / count
+        var = squares / count - mean.square()
+        mean, var = mean.to(norm.weight.dtype), var.to(norm.weight.dtype)
+        return lambda x: F.batch_norm(x, mean, var, norm.weight, norm.bias, eps=norm.eps)
 
     def run(
         self, function: Callable[..., Tensor], *maps: Tensor, reach: int = 1, into: Tensor | None = None
@@ -191,7 +191,8 @@ class _Tiles:
         Args:
             function: parts of ``maps`` -> the same part of the result, which may be of another size.
             maps: what it looks at.
-            reach: how far it looks, in positions of the coarsest map and of the result: two 3×3 convolutions 2.
+            reach: how far it looks, in positions of the coarsest of ``maps``: two 3×3 convolutions look 2 far. Even
+                where the result is of half the size, as tiles must not begin within one of its positions.
             into: a map of the result's size in the place of which it comes.
         """
         for rows, columns, step, piece in self._pieces(function, maps, reach):
@@ -203,6 +204,7 @@ class _Tiles:
                     memory_format=torch.channels_last,
                 )
             _cut(into, step, (rows.start, rows.stop), (columns.start, columns.stop)).copy_(piece)
+            del piece  # before the next one is made
         assert into is not None
         return into
 
@@ -210,20 +212,36 @@ class _Tiles:
         self, function: Callable[..., Tensor], maps: Sequence[Tensor], reach: int
     ) -> Iterator[tuple[_Span, _Span, int, Tensor]]:
         """The rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
-        given = [self.height // m.shape[2] for m in maps]
-        coarsest = max(given)
-        # Twice as many pixels at 1/4 of the size, where they hold fewer values; whole rows if possible, which lie side
-        # by side in memory: of other parts each convolution would make a copy.
+        coarsest = max(self.height // m.shape[2] for m in maps)
+        halo = reach * coarsest
+        # Twice as many pixels at 1/4 of the size, where they hold fewer values. As whole rows, which lie side by side
+        # in memory: of other parts each convolution would make a copy. But of no less than twice what they see beside.
         area = self.tile**2 * max(1, coarsest // 2)
-        height = max(16, area // self.width)
-        for rows, columns in itertools.product(
-            spans(self.height, height, reach * coarsest), spans(self.width, area // height, reach * coarsest)
-        ):
-            sides = (rows.first, rows.last), (columns.first, columns.last)
-            result = function(*(_cut(m, step, *sides) for m, step in zip(maps, given, strict=True)))
-            step = (rows.last - rows.first) // result.shape[2]
-            own = [(span.start - span.first, span.stop - span.first) for span in (rows, columns)]
-            yield rows, columns, step, _cut(result, step, *own)
+        height = min(self.height, max(16, 4 * halo, area // self.width))
+        for rows in spans(self.height, height, halo):
+            for columns in spans(self.width, area // height, halo):
+                yield self._piece(function, maps, rows, columns)
+
+    def _piece(
+        self, function: Callable[..., Tensor], maps: Sequence[Tensor], rows: _Span, columns: _Span
+    ) -> tuple[_Span, _Span, int, Tensor]:
+        sides = (rows.first, rows.last), (columns.first, columns.last)
+        result = function(*(_cut(m, self.height // m.shape[2], *sides) for m in maps))
+        step = (rows.last - rows.first) // result.shape[2]
+        assert rows.first % step == columns.first % step == 0
+        own = [(span.start - span.first, span.stop - span.first) for span in (rows, columns)]
+        return rows, columns, step, _cut(result, step, *own)
+
+
+def _sums(norm: Norm, x: Tensor) -> Tensor:
+    """Of a map (1,C,h,w), for each group of a norm: how many pixels, and the sums of their value and square, (3,G)."""
+    pixels = x.shape[2] * x.shape[3]
+    # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
+    _, mean, rstd = torch.native_group_norm(
+        x.to(norm.weight.dtype), None, None, 1, norm.num_channels, pixels, norm.num_groups, 0.0
+    )
+    mean, var = mean[0].double(), rstd[0].double().pow(-2)
+    return torch.stack((torch.ones_like(mean), mean, var + mean.square())) * pixels
 
 
 def _cut(x: Tensor, step: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:

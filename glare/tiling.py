@@ -19,11 +19,14 @@ from glare.tiles import SMALLEST, enhance_tiled
 
 #: Side of a tile in pixels where nobody asked for another: what full attention then sees, and a GPU is busy with.
 TILE = 512
-#: The same on a CPU where attention is pooled, and sees the whole image: what lies within a tile stays in the cache.
-CPU_TILE = 384
-#: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit. On a CPU
-#: one image of more is faster in tiles: blocks of more than 32 MB are new memory each time, which the system zeroes.
+#: Values of a map at full size in a tile, on a CPU where attention is pooled and sees the whole image: they stay in the
+#: cache.
+CPU_TILE_VALUES = 9 * 2**18
+#: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit.
 PIXELS_AT_ONCE = 2**20
+#: Values of a map at full size above which a CPU is faster in tiles: blocks of more than 32 MB are new memory each
+#: time, which the system zeroes.
+CPU_WHOLE_VALUES = 2**24
 
 
 class Tiling:
@@ -74,7 +77,7 @@ class Tiling:
         while done < len(pixels):
             room, tile_room = self._room(model, device)
             images = max(1, int(min(room, PIXELS_AT_ONCE)) // area)
-            tile = int(tile_room**0.5) if area > room else None
+            tile = max(SMALLEST, int(tile_room**0.5)) if area > room else None
             part = to_float(pixels[done : done + images].to(device))
             try:
                 result = (
@@ -83,6 +86,7 @@ class Tiling:
                     else enhance_tiled(model, part, tile, fidelity)
                 )
                 results.append(from_float(result.float(), pixels.dtype).to(pixels.device))
+                del result  # before the next one is made
                 done += len(part)
                 continue
             except torch.OutOfMemoryError:
@@ -95,7 +99,7 @@ class Tiling:
                     f"Out of memory on {device} with {tried:,} pixels at once: going on with fewer.",
                     stacklevel=2,
                 )
-            self._limit = tried // 4
+            self._limit = max(area, tried // 4) if len(part) > 1 else tried // 4
         return torch.cat(results)
 
     def _room(self, model: GLARE, device: torch.device) -> tuple[float, float]:
@@ -108,7 +112,8 @@ class Tiling:
             room, tile_room = _memory(device) // _bytes_per_pixel(model.config), TILE**2
             # Where tiles give the same result; what they make of full attention is for want of memory alone.
             if device.type == "cpu" and model.config.attention_grid is not None:
-                room, tile_room = min(room, PIXELS_AT_ONCE), CPU_TILE**2
+                channels = model.config.channels
+                room, tile_room = min(room, CPU_WHOLE_VALUES // channels), CPU_TILE_VALUES // channels
         limit = math.inf if self._limit is None else self._limit
         return min(room, limit), min(room, tile_room, limit)
 

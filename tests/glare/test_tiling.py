@@ -98,16 +98,17 @@ class TestResult:
         error = (enhance_tiled(model, low, 128) - exact).square().mean()
         assert -10 * error.log10() > 100
 
-    @pytest.mark.parametrize("levels", [(1,), (0, 1)])
-    @pytest.mark.parametrize("size", [(41, 70), (3, 90)])
+    @pytest.mark.parametrize("levels", [(0,), (1,), (0, 1)])
+    @pytest.mark.parametrize("size", [(41, 70), (3, 90), (8, 1500), (1500, 8), (150, 222)])
     @torch.no_grad()
     def test_sizes_and_levels(self, levels: tuple[int, ...], size: tuple[int, int]) -> None:
         config = dataclasses.replace(
             SMALL, attention_grid=4, warp_levels=levels, encoder_blocks=(1, 2, 1), decoder_blocks=(2, 2, 1)
         )
-        model, low = network(config), torch.rand(1, 3, *size) * 0.3
+        model, low = network(config).double(), torch.rand(1, 3, *size, dtype=torch.float64) * 0.3
         whole = model(low, fidelity=1.3)
-        torch.testing.assert_close(enhance_tiled(model, low, 32, 1.3), whole, rtol=0, atol=1e-4)
+        for tile in (32, 70):
+            torch.testing.assert_close(enhance_tiled(model, low, tile, 1.3), whole, rtol=0, atol=1e-9)
 
     @torch.no_grad()
     def test_a_warp_fetches_from_anywhere(self, pooled: GLARE) -> None:
@@ -137,6 +138,16 @@ class TestResult:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             whole, tiled = pooled(low).float(), enhance_tiled(pooled, low, 32).float()
         assert (tiled - exact).abs().mean() < 1.5 * (whole - exact).abs().mean()
+
+    @torch.no_grad()
+    def test_the_flow_computes_in_float32(self, pooled: GLARE) -> None:
+        condition = pooled.condition(torch.rand(1, 3, 48, 64) * 0.3)
+        expected = pooled.flow.inverse(condition.mean, condition.feature)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            v = condition.mean
+            for step in pooled.flow.inverse_steps():
+                v = step(v, condition.feature)
+        torch.testing.assert_close(v, expected)
 
     @torch.no_grad()
     def test_neighbours_in_the_batch_and_other_threads_change_nothing(self, pooled: GLARE) -> None:
@@ -197,11 +208,13 @@ class TestChoice:
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
         assert torch.equal(GLAREEnhance(pooled, tile=40)(low), tiled)
         assert torch.equal(GLAREEnhance(pooled, tile=None)(low), whole)
+        monkeypatch.setattr("glare.tiling._memory", lambda device: 0)
+        assert torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=32)(low))
         assert torch.equal(pickle.loads(pickle.dumps(GLAREEnhance(pooled, tile=40)))(low), tiled)
 
     def test_auto_goes_by_speed_on_a_cpu(self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("glare.tiling.PIXELS_AT_ONCE", 48 * 60 - 1)
-        monkeypatch.setattr("glare.tiling.CPU_TILE", 36)
+        monkeypatch.setattr("glare.tiling.CPU_WHOLE_VALUES", (48 * 60 - 1) * 8)
+        monkeypatch.setattr("glare.tiling.CPU_TILE_VALUES", 36 * 36 * 8)
         low = torch.rand(1, 3, 48, 60) * 0.3
         assert torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=36)(low))
         assert not torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=None)(low))
@@ -275,7 +288,7 @@ class Full(Upsample):
     exceeded = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] * x.shape[3] > self.limit:
+        if len(x) * x.shape[2] * x.shape[3] > self.limit:
             self.exceeded += 1
             raise torch.OutOfMemoryError("out of memory")
         return super().forward(x)
@@ -310,6 +323,14 @@ class TestOutOfMemory:
         with torch.no_grad():
             expected = enhance.model(low).clamp(0, 1)
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+    def test_images_that_fit_alone_are_not_cut(self, pooled: GLARE, full: Full) -> None:
+        low = torch.rand(3, 3, 96, 96) * 0.3
+        full.limit = 48 * 48
+        enhance = GLAREEnhance(pooled)
+        with pytest.warns(UserWarning, match="Out of memory"):
+            result = enhance(low)
+        assert torch.equal(result, torch.stack([GLAREEnhance(pooled, tile=None)(image) for image in low]))
 
     def test_is_told_where_nothing_helps(self, pooled: GLARE, full: Full) -> None:
         low = torch.rand(1, 3, 96, 96) * 0.3
