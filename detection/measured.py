@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +19,7 @@ from detection.cache import Cache, Cost, write_png
 from detection.dataset import Dataset, Pixels, Sample
 from detection.enhancers import Enhancer, Folder, check_enhanced, enhanced_by, one_line, raw
 from glare import metrics
+from glare.tiles import give_back_memory
 
 T = TypeVar("T")
 Call = Callable[[], None]
@@ -31,7 +30,6 @@ _GROWTH = 64.0
 """By how many 10^6 bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
 _BAND = 64
 """Rows of an image of which SSIM is computed at once."""
-_C = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 class Enhancing:
@@ -269,16 +267,6 @@ def _reset_peak_rss() -> bool:
     return True
 
 
-def _give_back_memory() -> None:
-    """Give the system back the memory that is free, where the C library is glibc.
-
-    Blocks of ever other sizes leave holes between what stays in use, which glibc keeps: 0.8 GB over 128 photographs of
-    about 640×480.
-    """
-    if trim := getattr(_C, "malloc_trim", None):
-        trim(0)
-
-
 def _rss(which: Literal["VmRSS", "VmHWM"]) -> float:
     """Resident memory of this process now, or the highest so far, in 10^6 bytes; NaN where nobody tells."""
     with suppress(OSError):
@@ -331,7 +319,7 @@ def ahead(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[Loading, C
             start(place)
             yield coming.pop(place).result, partial(go_on, place + 1)
             if not _rss("VmRSS") <= resident + _GROWTH:
-                _give_back_memory()
+                give_back_memory()
                 resident = _rss("VmRSS")
 
 

@@ -12,8 +12,10 @@ the square of the pixels.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -28,6 +30,10 @@ from glare.model import GLARE
 
 #: The least side of a tile in pixels.
 SMALLEST = 32
+#: Bytes of a map before which free memory is given back: with smaller ones the peak is low, and it takes time.
+GREAT = 2**28
+
+_C = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
@@ -197,11 +203,11 @@ class _Tiles:
         """
         for rows, columns, step, piece in self._pieces(function, maps, reach):
             if into is None:
+                size = 1, piece.shape[1], self.height // step, self.width // step
+                if math.prod(size) * piece.element_size() > GREAT:
+                    give_back_memory()
                 into = torch.empty(
-                    (1, piece.shape[1], self.height // step, self.width // step),
-                    dtype=piece.dtype,
-                    device=piece.device,
-                    memory_format=torch.channels_last,
+                    size, dtype=piece.dtype, device=piece.device, memory_format=torch.channels_last
                 )
             _cut(into, step, (rows.start, rows.stop), (columns.start, columns.stop)).copy_(piece)
             del piece  # before the next one is made
@@ -231,6 +237,16 @@ class _Tiles:
         assert rows.first % step == columns.first % step == 0
         own = [(span.start - span.first, span.stop - span.first) for span in (rows, columns)]
         return rows, columns, step, _cut(result, step, *own)
+
+
+def give_back_memory() -> None:
+    """Give the system back the memory that is free, where the C library is glibc.
+
+    Blocks of ever other sizes leave holes between what stays in use, which glibc keeps: at times 2 GB at 3000×4000
+    pixels, and 0.8 GB over 128 photographs of about 640×480.
+    """
+    if trim := getattr(_C, "malloc_trim", None):
+        trim(0)
 
 
 def _sums(norm: Norm, x: Tensor) -> Tensor:
