@@ -14,6 +14,7 @@ the network's forms with freed memory going back at once, of the transform as it
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -540,12 +541,15 @@ def fidelity(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
 
 
 def scaling(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """`GLAREEnhance` with its defaults and without tiles, from small images to what a camera delivers."""
+    """`GLAREEnhance` with its defaults and without tiles, from small images to what a camera delivers.
+
+    Not in turns: a call that fills gigabytes which another process has just given back waits for the system.
+    """
     rows: Rows = []
-    for size in SCALING_SIZES:
+    for form, size in itertools.product(TRANSFORM, SCALING_SIZES):
+        (row,) = in_turns([Variant(TINY, form)], size, args, bar)
         megapixels = size[0] * size[1] / 1e6
-        for row in in_turns([Variant(TINY, form) for form in TRANSFORM], size, args, bar):
-            rows.append({**row, "megapixels": megapixels, "ms per megapixel": row["ms"] / megapixels})
+        rows.append({**row, "megapixels": megapixels, "ms per megapixel": row["ms"] / megapixels})
     return pd.DataFrame(rows)
 
 
@@ -669,7 +673,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="the median is of so many (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=15, help="what takes longer is run once (%(default)s)"
+        "--seconds", type=float, default=40, help="what takes longer is run once (%(default)s)"
     )
     parser.add_argument(
         "--val", type=Path, metavar="PAIRS", help="compare bf16 on these (default: built-in photographs)"

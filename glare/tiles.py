@@ -56,7 +56,7 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
 
 
 def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
-    """`GLARE.forward`, in the same order."""
+    """What `GLARE.forward` computes, of (1,3,H,W) with sides that are multiples of 4."""
     tiles = _Tiles(low.shape[2], low.shape[3], tile)
     encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
 
@@ -108,7 +108,7 @@ class _Span(NamedTuple):
 
 
 def spans(length: int, tile: int, halo: int) -> list[_Span]:
-    """Tiles of about the same length, at most ``tile``, on a side of ``length`` pixels, that meet at multiples of 4."""
+    """Tiles of about the same length on a side of ``length`` pixels, at most ``tile`` of them and up to the next 4."""
     count = math.ceil(length / tile)
     step = 4 * math.ceil(length / count / 4)
     cuts = [*range(0, length, step), length]

@@ -33,8 +33,8 @@ class Tiling:
     """Whether images are computed whole or in tiles.
 
     Args:
-        tile: ``None``: always whole. A number T, at least 32: no more than T·T pixels at once. ``"auto"``: as memory
-            allows.
+        tile: ``None``: always whole. A number T, at least 32: about T·T pixels at once. ``"auto"``: as memory allows,
+            and as is faster.
 
     Raises:
         ValueError: if ``tile`` is none of these.

@@ -62,13 +62,13 @@ class GLAREEnhance(v2.Transform):
         device: where to compute; ``None`` for the input's own device (with ``trainable``, the parameters').
             ``v2.Compose`` is no module: calling its ``.to()`` could not reach a transform, this does.
         dtype: ``None`` computes in float32, also inside an outer autocast; ``torch.bfloat16`` in autocast.
-        tile: how images are computed where no gradient is asked for. ``None``: whole. A number T, at least 32: no
-            more than T·T pixels at once, larger images in tiles of as many, strips of whole rows where those are not
-            too long. The result is the same, to rounding; full attention (`GLAREConfig.attention_grid`) alone stays
-            within T pixels a side. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the
-            CPU, a quarter of the available memory and 3 GiB; on the CPU images of more than a megapixel go in tiles
-            all the same, which is faster, unless attention is full. Where a GPU's memory is exceeded, both go on with
-            smaller tiles, with one warning, and keep to them.
+        tile: how images are computed where no gradient is asked for. ``None``: whole. A number T, at least 32: about
+            T·T pixels at once, larger images in tiles of as many, strips of whole rows where those are not too long.
+            The result is the same, to rounding; full attention (`GLAREConfig.attention_grid`) alone stays within T
+            pixels a side. ``"auto"``: whole where that takes at most half of a GPU's free memory or, on the CPU, a
+            quarter of the available memory and 3 GiB; on the CPU images of more than a megapixel (with the weights
+            ``glare-tiny``) go in tiles all the same, which is faster, unless attention is full. Where a GPU's memory
+            is exceeded, both go on with smaller tiles, with one warning, and keep to them.
         trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once. The encoder and
             the codes of stage I, which training alone needs or which are looked up, never get one.
 

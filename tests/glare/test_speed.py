@@ -90,7 +90,7 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
         assert 0 < float(row["PSNR, lowest"]) <= float(row["PSNR, mean"])
     scaling = [(row["form"], float(row["megapixels"])) for row in rows if row["table"] == "scaling"]
     forms = "transform", "transform, tile=None"
-    assert scaling == [(form, megapixels) for megapixels in (0.000256, 0.001024) for form in forms]
+    assert scaling == [(form, megapixels) for form in forms for megapixels in (0.000256, 0.001024)]
     assert math.isfinite(float(next(row for row in rows if row["table"] == "batch")["overhead %"]))
 
     found = json.loads((tmp_path / "out" / "speed.json").read_text())
