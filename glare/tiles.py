@@ -39,7 +39,7 @@ _C = ctypes.CDLL(None) if os.name == "posix" else None
 def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
     """`GLARE.forward` in little memory: what it gives, to rounding, where attention is pooled onto a grid.
 
-    Memory still grows with the pixels, with `glare-tiny` by 280 bytes for each of them, not 520 (docs/speed.md).
+    Memory still grows with the pixels, with `glare-tiny` by 290 bytes for each of them, not 450 (docs/speed.md).
 
     Args:
         model: the network; it is not changed, so threads may share it.
