@@ -100,7 +100,10 @@ def _device(name: str) -> torch.device:
 def _tile(text: str) -> Literal["auto"] | int | None:
     if text == "auto":
         return "auto"
-    return None if text == "none" else int(text)
+    try:
+        return None if text == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected auto, none or an integer but got {text!r}") from None
 
 
 def run_enhance(args: argparse.Namespace) -> int:

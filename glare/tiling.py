@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import warnings
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -41,10 +42,13 @@ class Tiling:
     """
 
     def __init__(self, tile: Literal["auto"] | int | None) -> None:
-        number = isinstance(tile, int) and not isinstance(tile, bool)
-        if not (tile is None or tile == "auto" or (number and int(tile) >= SMALLEST)):
+        given: object = tile
+        if isinstance(given, Integral):
+            tile = int(given)  # NumPy's integers are none of Python's
+        number = type(tile) is int and tile >= SMALLEST
+        if not (tile is None or (isinstance(tile, str) and tile == "auto") or number):
             raise ValueError(
-                f"Expected argument `tile` to be 'auto', None or a number of at least {SMALLEST} but got {tile!r}."
+                f"Expected argument `tile` to be 'auto', None or an integer of at least {SMALLEST} but got {given!r}."
             )
         self.tile = tile
         self._limit: int | None = None  # pixels at once, since more of them did not fit

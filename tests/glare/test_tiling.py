@@ -11,7 +11,9 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import skimage
@@ -246,6 +248,11 @@ class TestChoice:
 
         assert 2**26 < _memory(torch.device("cpu")) <= _main_memory() // 4
 
+    def test_numpys_integers(self, pooled: GLARE) -> None:
+        low = torch.rand(3, 48, 60) * 0.3
+        tile: Any = np.int64(40)
+        assert torch.equal(GLAREEnhance(pooled, tile=tile)(low), GLAREEnhance(pooled, tile=40)(low))
+
     @pytest.mark.parametrize("tile", [16, 0, -1, "all", True, 64.0])
     def test_mistakes(self, tile: object) -> None:
         with pytest.raises(ValueError, match=r"`tile`.*at least 32"):
@@ -264,7 +271,7 @@ class TestChoice:
         with torch.no_grad():
             torch.testing.assert_close(enhance(x), GLAREEnhance(pooled, tile=None)(x), rtol=0, atol=1e-4)
 
-    def test_command_line(self, pooled: GLARE, tmp_path: Path) -> None:
+    def test_command_line(self, pooled: GLARE, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = weights.save(pooled, tmp_path / "weights").parent
         image = PIL.Image.fromarray((torch.rand(48, 40, 3) * 60).byte().numpy())
         image.save(tmp_path / "night.png")
@@ -279,6 +286,9 @@ class TestChoice:
         expected = GLAREEnhance(folder, tile=32)(image)
         assert PIL.Image.open(tmp_path / "day.png").tobytes() == expected.tobytes()
         assert main([*command, "--tile", "7"]) == 1
+        with pytest.raises(SystemExit):
+            main([*command, "--tile", "wide"])
+        assert "expected auto, none or an integer but got 'wide'" in capsys.readouterr().err
 
 
 class Full(Upsample):
