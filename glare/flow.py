@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -241,16 +240,17 @@ def _inverse_couplings(f: Folded, v: Tensor, feature: Tensor, floor: float) -> t
 def _inverse_steps(f: Folded, floor: float) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """See `Flow.inverse_steps`."""
 
-    def in_full_precision(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        def call(v: Tensor, feature: Tensor) -> Tensor:
+    parts = f.parts(1)
+
+    def step_of(part: Folded) -> Callable[[Tensor, Tensor], Tensor]:
+        def step(v: Tensor, feature: Tensor) -> Tensor:
             with torch.autocast(v.device.type, enabled=False):
-                return step(v.to(f.first.dtype), feature.to(f.first.dtype))
+                v = _inverse_couplings(part, v.to(f.first.dtype), feature.to(f.first.dtype), floor)[0]
+                return F.conv2d(v, f.matrix, f.offset) if part is parts[-1] else v
 
-        return call
+        return step
 
-    couplings = [partial(_inverse_couplings, one, floor=floor) for one in f.parts(1)]
-    steps = [lambda v, feature, one=one: one(v, feature)[0] for one in couplings]
-    return [in_full_precision(step) for step in (*steps, lambda v, _: F.conv2d(v, f.matrix, f.offset))]
+    return [step_of(part) for part in parts]
 
 
 def _shift_and_scale(h: Tensor, floor: float) -> tuple[Tensor, Tensor]:

@@ -577,6 +577,23 @@ class TestCache:
         assert list(tmp_path.iterdir()) == []
 
 
+class Watched:
+    """An enhancer that takes 20 ms, and whether what is noted went on meanwhile."""
+
+    def __init__(self) -> None:
+        self.timed = False
+        self.disturbed: list[bool] = []
+
+    def __call__(self, image: Pixels) -> Pixels:
+        self.timed = True
+        sleep(0.02)
+        self.timed = False
+        return image
+
+    def note(self) -> None:
+        self.disturbed.append(self.timed)
+
+
 class TestPrice:
     def test_time_is_of_the_part(self) -> None:
         class Slow(Bright):
@@ -596,44 +613,30 @@ class TestPrice:
     def test_nothing_is_loaded_or_written_while_a_call_is_timed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        timed: list[bool] = [False]
-        disturbed: list[bool] = []
-
-        def slow(image: Pixels) -> Pixels:
-            timed[0] = True
-            sleep(0.02)
-            timed[0] = False
-            return image
+        watched = Watched()
 
         def load(sample: Sample) -> Pixels:
-            disturbed.append(timed[0])
+            watched.note()
             return sample.load()
 
         def write(*given: Any) -> None:
-            disturbed.append(timed[0])
+            watched.note()
             write_png(*given)
 
         monkeypatch.setattr("detection.measured.write_png", write)
         data = squares(count=4)
-        watched = [replace(sample, load=partial(load, sample)) for sample in data.samples]
-        enhancers = {"raw": raw, "a": Counted(slow, "a"), "b": Counted(slow, "b")}
-        evaluate(replace(data, samples=tuple(watched)), Bright(), enhancers, cache=Cache(tmp_path))
-        assert disturbed == [False] * (4 + 2 * 4)
+        samples = [replace(sample, load=partial(load, sample)) for sample in data.samples]
+        enhancers = {"raw": raw, "a": Counted(watched, "a"), "b": Counted(watched, "b")}
+        evaluate(replace(data, samples=tuple(samples)), Bright(), enhancers, cache=Cache(tmp_path))
+        assert watched.disturbed == [False] * (4 + 2 * 4)
 
     def test_nor_after_a_measure_that_failed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Images too small for SSIM; and the writing of a file takes longer than the enhancing of the next."""
-        timed: list[bool] = [False]
-        disturbed: list[bool] = []
-
-        def slow(image: Pixels) -> Pixels:
-            timed[0] = True
-            sleep(0.02)
-            timed[0] = False
-            return image
+        watched = Watched()
 
         def write(*_: Any) -> None:
             for _ in range(5):
-                disturbed.append(timed[0])
+                watched.note()
                 sleep(0.01)
 
         monkeypatch.setattr("detection.measured.write_png", write)
@@ -643,12 +646,10 @@ class TestPrice:
             )
             for i, sample in enumerate(squares(count=4).samples)
         ]
-        slow.identity = "slow"  # type: ignore[attr-defined]
+        enhancers = {"slow": Counted(watched, "slow")}
         with pytest.raises(ValueError, match="PSNR and SSIM"):
-            evaluate(
-                replace(squares(), samples=tuple(small)), Bright(), {"slow": slow}, cache=Cache(tmp_path)
-            )
-        assert disturbed == [False] * 4 * 5
+            evaluate(replace(squares(), samples=tuple(small)), Bright(), enhancers, cache=Cache(tmp_path))
+        assert watched.disturbed == [False] * 4 * 5
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:
