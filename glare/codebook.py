@@ -1,7 +1,7 @@
 """Stage I: a codebook of normal-light features, learned by a VQGAN (GLARE, section 3.1).
 
-An image is encoded to a latent at a quarter of its size, each position of which is replaced by the nearest of the
-codes; the decoder turns the codes back into an image. The decoder's features are what stage III borrows.
+An image is encoded to a latent at a quarter of its size or less, each position of which is replaced by the nearest of
+the codes; the decoder turns the codes back into an image. The decoder's features are what stage III borrows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Quantizer(nn.Module):
 
 
 class Codebook(nn.Module):
-    """The VQGAN's generator: encoder, quantiser, decoder. Images are RGB in [0,1], sizes multiples of 4."""
+    """The VQGAN's generator: encoder, quantiser, decoder.
+
+    Images are RGB in [0,1], their sides multiples of `GLAREConfig.stride`, each such square a position of the latent.
+    """
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class Codebook(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] -> latent (B,C,H/4,W/4), not quantised: the target of the flow."""
+        """(B,3,H,W) in [0,1] -> latent (B,C,h,w), not quantised: the target of the flow."""
         return self.quant_conv(self.encoder(image)[0])  # type: ignore[no-any-return]
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,25 +84,21 @@ class Codebook(nn.Module):
         codes, indices = self.quantizer(latent)
         return codes, indices, self.quantizer.loss(latent, indices)
 
-    def half_features(self, latent: Tensor) -> Tensor:
-        """Latent (B,C,H,W), quantised here -> the decoder's features at 1/2 of the image's size (B,C',2H,2W)."""
-        return self.decoder.to_half(self.codes(latent))
-
     def codes(self, latent: Tensor) -> Tensor:
         """Latent (B,C,H,W), quantised here -> what the decoder starts from, of the same shape."""
         return self.post_quant_conv(self.quantizer(latent)[0])  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Latent (B,C,H,W), quantised here -> image (B,3,4H,4W), not clamped, and the features at 1/2 and full."""
-        half = self.half_features(latent)
+        """Latent (B,C,h,w), quantised here -> image (B,3,H,W), not clamped, and the features at 1/2 and full size."""
+        half = self.decoder.to_half(self.decoder.to_quarter(self.codes(latent)))
         full = self.decoder.to_full(half)
         return self.decoder.image(full), (half, full)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B,C,H,W), as `quantize` gives them -> image (B,3,4H,4W), not clamped."""
-        return self.decoder.image(self.decoder.to_full(self.decoder.to_half(self.post_quant_conv(codes))))
+        """Codes (B,C,h,w), as `quantize` gives them -> image (B,3,H,W), not clamped."""
+        return self.decoder(self.post_quant_conv(codes))  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct ``image`` (B,3,H,W) -> image (B,3,H,W), indices (B,H/4,W/4), codebook loss."""
+        """Reconstruct ``image`` (B,3,H,W) -> image (B,3,H,W), indices (B,h,w), codebook loss."""
         codes, indices, loss = self.quantize(self.encode(image))
         return self.decode_codes(codes), indices, loss

@@ -16,12 +16,20 @@ from typing import Any
 class GLAREConfig:
     """The shape of a GLARE model; everything a checkpoint needs to be rebuilt.
 
+    Resolutions are those of the network's grid: with ``stem`` 1 a position of it is a pixel, with ``stem`` 2 a square
+    of 2×2 pixels.
+
     Args:
+        stem: side of the square of pixels that is folded into channels before an encoder and unfolded behind a decoder
+            (pixel unshuffle and shuffle, Shi et al., CVPR 2016). Layers of few channels at full size are reads and
+            writes more than arithmetic; 1 has them, as published.
         channels: width at full resolution of the codebook's encoder and decoder, the conditional encoder and
             the second decoder.
         multipliers: width at 1/1, 1/2 and 1/4 resolution as a multiple of ``channels``.
         encoder_blocks: residual blocks at each resolution of an encoder.
         decoder_blocks: residual blocks at each resolution of a decoder, in the same order (1/1, 1/2, 1/4).
+        narrow_up: an upsampling already gives the width of the level it leads to, and not, as published, that of the
+            level it comes from, which costs twice as much there.
         fusion_blocks: residual blocks behind the last mix-up of stage III, none as published: the input's detail
             comes in there together with its noise, and only behind it can the two be told apart.
         norm_groups: groups of every GroupNorm.
@@ -40,16 +48,19 @@ class GLAREConfig:
             times, which overflows on images unlike the training's; a greater floor bounds it.
         latent_limit: the restored latent is kept within ± this number, ``None`` leaves it free, as published. Codes
             of natural images are small; an inverse flow knows no bound on images unlike those it has seen.
-        warp_levels: where stage III borrows the codebook decoder's features: 0 is full resolution, 1 is 1/2.
+        warp_levels: where stage III borrows the codebook decoder's features: 0 is full resolution, 1 is 1/2, 2 is 1/4.
+            The codebook's decoder runs as far as the first of them.
         warp_channels: width to which those features are reduced before the deformable convolution, whose cost on
             a CPU goes with it; ``None`` keeps them whole, as published.
         warp_groups: offset groups of the deformable convolution.
     """
 
+    stem: int = 1
     channels: int = 128
     multipliers: tuple[int, int, int] = (1, 2, 4)
     encoder_blocks: tuple[int, int, int] = (2, 2, 2)
     decoder_blocks: tuple[int, int, int] = (3, 3, 3)
+    narrow_up: bool = False
     fusion_blocks: int = 0
     norm_groups: int = 32
     attention_grid: int | None = None
@@ -74,8 +85,8 @@ class GLAREConfig:
                 raise ValueError(f"Expected `{name}` to be three positive integers but got {value}.")
             object.__setattr__(self, name, value)
         object.__setattr__(self, "warp_levels", tuple(self.warp_levels))
-        if not self.warp_levels or any(level not in (0, 1) for level in self.warp_levels):
-            raise ValueError(f"Expected `warp_levels` to be out of 0 and 1 but got {self.warp_levels}.")
+        if not self.warp_levels or any(level not in (0, 1, 2) for level in self.warp_levels):
+            raise ValueError(f"Expected `warp_levels` to be out of 0, 1 and 2 but got {self.warp_levels}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "fusion_blocks" else 1
@@ -104,6 +115,11 @@ class GLAREConfig:
             raise ValueError(
                 f"Expected the warped widths to be multiples of `warp_groups`={self.warp_groups}."
             )
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of one position of the latent, of which an image's sides are multiples inside the network."""
+        return 4 * self.stem
 
     @property
     def widths(self) -> tuple[int, int, int]:

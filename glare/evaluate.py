@@ -79,14 +79,14 @@ def evaluate_pairs(model: GLARE, pairs: Path) -> Evaluation:
 
 @torch.inference_mode()
 def stages_on(model: GLARE, low: Tensor, high: Tensor) -> tuple[dict[str, float], set[int]]:
-    """What stages I and II do on a pair (1,3,H,W), cut to multiples of 4.
+    """What stages I and II do on a pair (1,3,H,W), cut to what the network takes.
 
     Returns:
         the PSNR (dB) of the codebook's reconstruction of the reference; bits per latent pixel; how often the flow's
         latent lies nearest to the reference's code, the conditional encoder's mean alone, and how far (root mean
         square) both are from the reference's latent; and the codes that the reference uses.
     """
-    low, high = (image[..., : image.shape[2] // 4 * 4, : image.shape[3] // 4 * 4] for image in (low, high))
+    low, high = model.cut(low, high)
     book = model.codebook
     latent = book.encode(high).float()
     codes = book.quantizer.nearest(latent)

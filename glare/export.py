@@ -25,8 +25,6 @@ from glare.layers import Attention, Upsample
 from glare.model import GLARE
 
 OPSET = 20
-#: The least height and width of an image: there the mirrored edge is as wide as the padding.
-SMALLEST = 5
 #: Codes whose distances are held at once, for every position.
 _CODES_AT_ONCE = 256
 
@@ -34,8 +32,8 @@ _CODES_AT_ONCE = 256
 def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool = False) -> Path:
     """Write the network as an ONNX file, opset 20.
 
-    The graph takes ``low``, (B,3,H,W) float32 RGB in [0,1] with any B and any H, W >= 5, and returns ``image``, the
-    same shape, in [0,1].
+    The graph takes ``low``, (B,3,H,W) float32 RGB in [0,1] with any B and any H, W above `GLAREConfig.stride`, and
+    returns ``image``, the same shape, in [0,1].
 
     Args:
         model: the network; it is not changed.
@@ -63,7 +61,8 @@ def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool
     path = Path(path)
     network = _Network(model, fidelity, half).eval()
     low = torch.rand(2, 3, 41, 54)
-    size = torch.export.Dim("height", min=SMALLEST), torch.export.Dim("width", min=SMALLEST)
+    least = model.config.stride + 1  # there the mirrored edge is as wide as the padding
+    size = torch.export.Dim("height", min=least), torch.export.Dim("width", min=least)
     shapes = {"low": {0: torch.export.Dim("batch"), 2: size[0], 3: size[1]}}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -113,7 +112,8 @@ class _Network(nn.Module):
         """(B,3,H,W) in [0,1] -> (B,3,H,W) in [0,1]."""
         model = self.model
         height, width = low.shape[2:]
-        padded = low[:, :, _mirrored(height)][:, :, :, _mirrored(width)]
+        stride = model.config.stride
+        padded = low[:, :, _mirrored(height, stride)][:, :, :, _mirrored(width, stride)]
         with torch.autocast("cpu", dtype=torch.float16, enabled=self.in_half):
             condition = model.condition(padded)
             latent = self.inverse(condition.mean.float(), condition.feature.float())
@@ -124,10 +124,10 @@ class _Network(nn.Module):
         return image[:, :, :height, :width].float().clamp(0.0, 1.0)
 
 
-def _mirrored(size: int) -> Tensor:
-    """Indices of a row of ``size`` pixels, mirrored at its end up to a multiple of 4."""
+def _mirrored(size: int, multiple: int) -> Tensor:
+    """Indices of a row of ``size`` pixels, mirrored at its end up to a multiple of a number."""
     last = size - 1
-    return last - (last - torch.arange((size + 3) // 4 * 4)).abs()
+    return last - (last - torch.arange((size + multiple - 1) // multiple * multiple)).abs()
 
 
 class _FlowInverse(nn.Module):

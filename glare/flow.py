@@ -384,8 +384,8 @@ def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:
 class Condition(NamedTuple):
     """What the conditional encoder sees in a low-light image (B,3,H,W)."""
 
-    feature: Tensor  #: drives the flow, (B,F,H/4,W/4) in (0,1)
-    mean: Tensor  #: mean of the base distribution, (B,C,H/4,W/4)
+    feature: Tensor  #: drives the flow, (B,F,h,w) in (0,1), of the latent's size
+    mean: Tensor  #: mean of the base distribution, (B,C,h,w)
     skips: list[Tensor]  #: encoder features at full and at 1/2 size, for stage III, which empties the list
 
 
@@ -399,10 +399,10 @@ class ConditionalEncoder(nn.Module):
         self.mean = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
 
     def forward(self, low: Tensor) -> Condition:
-        """(B,3,H,W) in [0,1], H and W multiples of 4 -> `Condition`."""
+        """(B,3,H,W) in [0,1], multiples of `GLAREConfig.stride` -> `Condition`."""
         latent, skips = self.encoder(log_input(low))
         return Condition(*self.heads(latent), list(skips))
 
     def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's latent (B,C,H/4,W/4) -> the feature and the mean of a `Condition`."""
+        """The encoder's latent (B,C,h,w) -> the feature and the mean of a `Condition`."""
         return torch.sigmoid(self.feature(latent)), self.mean(latent)

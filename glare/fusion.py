@@ -1,8 +1,8 @@
 """Stage III: adaptive feature transformation (GLARE, section 3.3).
 
 A second decoder turns the flow's latent into the image. At 1/2 and at full resolution it mixes in the conditional
-encoder's features, which hold the input's detail (adaptive mix-up), and the codebook decoder's features, warped to
-where they fit (a deformable convolution).
+encoder's features, which hold the input's detail (adaptive mix-up); at these or at the latent's it adds the codebook
+decoder's features, warped to where they fit (a deformable convolution).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Fusion(nn.Module):
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
         self.decoder = Decoder(config)
-        # Keys are levels: 0 is full resolution, 1 is 1/2.
+        # Keys are levels: 0 is full resolution, 1 is 1/2, 2 is 1/4.
         self.mix = nn.ModuleDict({"1": MixUp(-1.0), "0": MixUp(-0.6)})
         self.warp = nn.ModuleDict(
             {
@@ -167,8 +167,8 @@ class Fusion(nn.Module):
         """Decode a latent with the input's detail and the codebook's.
 
         Args:
-            latent: from the flow, not quantised, (B,C,H/4,W/4).
-            features: of the codebook's decoder, at full and 1/2 size; what no warp uses may be None. This list and
+            latent: from the flow, not quantised, (B,C,h,w).
+            features: of the codebook's decoder, at full, 1/2 and 1/4 size; what no warp uses may be None. This list and
                 the next are emptied as they are used: at full size each map counts in the peak of the memory.
             skips: of the conditional encoder, at full and 1/2 size.
             fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
@@ -176,14 +176,15 @@ class Fusion(nn.Module):
         Returns:
             the image (B,3,H,W), not clamped.
         """
-        half = self._fuse("1", self.decoder.to_half(latent), features.pop(), skips.pop(), fidelity)
-        full = self._fuse("0", self.decoder.to_full(half), features.pop(), skips.pop(), fidelity)
-        return self.decoder.image(self.refine(full))
+        h = self._warped("2", self.decoder.to_quarter(latent), features.pop())
+        h = self.mix["1"](skips.pop(), self.decoder.to_half(h), fidelity)
+        h = self._warped("1", h, features.pop())
+        h = self.mix["0"](skips.pop(), self.decoder.to_full(h), fidelity)
+        h = self._warped("0", h, features.pop())
+        return self.decoder.image(self.refine(h))
 
-    def _fuse(
-        self, level: str, decoded: Tensor, code: Tensor | None, skip: Tensor, fidelity: float
-    ) -> Tensor:
-        h: Tensor = self.mix[level](skip, decoded, fidelity)
+    def _warped(self, level: str, h: Tensor, code: Tensor | None) -> Tensor:
+        """``h`` and, where the level has a warp, what that makes of ``code``."""
         if level not in self.warp:
             return h
         warp = cast(Warp, self.warp[level])

@@ -96,6 +96,19 @@ class Attention(nn.Module):
         return torch.cat([torch.softmax(block @ keys, -1) @ v for block in torch.split(q, rows, 2)], 2)
 
 
+def fold(image: Tensor, stem: int) -> Tensor:
+    """Squares of ``stem`` × ``stem`` pixels as channels: (B,3,H,W) -> (B,3·stem²,H/stem,W/stem)."""
+    if stem == 1:
+        return image
+    # Convolutions of few channels spend half their time on changing the order of any other format.
+    return F.pixel_unshuffle(image, stem).contiguous(memory_format=torch.channels_last)
+
+
+def unfold(folded: Tensor, stem: int) -> Tensor:
+    """The inverse of `fold`."""
+    return folded if stem == 1 else F.pixel_shuffle(folded, stem)
+
+
 class Downsample(nn.Module):
     """3×3 convolution of stride 2; zeros are padded on the right and at the bottom only."""
 
@@ -111,12 +124,12 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest neighbour ×2, then a 3×3 convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,2H,2W)."""
+        """(B,in,H,W) -> (B,out,2H,2W)."""
         if torch.is_grad_enabled():
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
         # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
@@ -169,13 +182,14 @@ class Middle(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Image -> latent at a quarter of the size, and the skip features at 1/1 and 1/2."""
+    """Image -> latent at a quarter of the grid's size, and the skip features at 1/1 and 1/2 (see `GLAREConfig`)."""
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
         w0, w1, w2 = config.widths
         b0, b1, b2 = config.encoder_blocks
-        self.conv_in = nn.Conv2d(3, w0, 3, padding=1)
+        self.stem = config.stem
+        self.conv_in = nn.Conv2d(3 * config.stem**2, w0, 3, padding=1)
         self.level0 = Level(w0, w0, b0, False, config)
         self.down0 = Downsample(w0)
         self.level1 = Level(w0, w1, b1, False, config)
@@ -186,8 +200,8 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(w2, config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B,3,H,W), H and W multiples of 4 -> (B,latent,H/4,W/4) and the features at full and 1/2 size."""
-        full = self.level0(self.conv_in(x))
+        """(B,3,H,W), multiples of `GLAREConfig.stride` -> (B,latent,h,w) and the features at full and 1/2 size."""
+        full = self.level0(self.conv_in(fold(x, self.stem)))
         half = self.level1(self.down0(full))
         return self.to_latent(half), (full, half)
 
@@ -198,7 +212,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> features at 1/2 size -> features at full size -> image, in three calls: others look in between."""
+    """Latent -> features at 1/4, at 1/2, at full size -> image, in four calls: others look in between."""
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
@@ -207,25 +221,31 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, w2, 3, padding=1)
         self.middle = Middle(w2, config)
         self.level2 = Level(w2, w2, b2, config.level_attention, config)
-        self.up1 = Upsample(w2)
-        self.level1 = Level(w2, w1, b1, False, config)
-        self.up0 = Upsample(w1)
-        self.level0 = Level(w1, w0, b0, False, config)
+        up1, up0 = (w1, w0) if config.narrow_up else (w2, w1)
+        self.up1 = Upsample(w2, up1)
+        self.level1 = Level(up1, w1, b1, False, config)
+        self.up0 = Upsample(w1, up0)
+        self.level0 = Level(up0, w0, b0, False, config)
         self.norm_out = Norm(config.norm_groups, w0)
-        self.conv_out = nn.Conv2d(w0, 3, 3, padding=1)
-
-    def to_half(self, latent: Tensor) -> Tensor:
-        """Latent (B,latent,H,W) -> features at 1/2 of the image's size (B,C,2H,2W), before upsampling."""
-        return self.level1(self.up1(self.to_quarter(latent)))  # type: ignore[no-any-return]
+        self.stem = config.stem
+        self.conv_out = nn.Conv2d(w0, 3 * config.stem**2, 3, padding=1)
 
     def to_quarter(self, latent: Tensor) -> Tensor:
-        """Latent -> features of its size, 1/4 of the image's."""
+        """Latent (B,latent,h,w) -> features of its size (B,C,h,w)."""
         return self.level2(self.middle(self.conv_in(latent)))  # type: ignore[no-any-return]
 
+    def to_half(self, quarter: Tensor) -> Tensor:
+        """Features of the latent's size (B,C,h,w) -> of twice that (B,C',2h,2w), before upsampling."""
+        return self.level1(self.up1(quarter))  # type: ignore[no-any-return]
+
     def to_full(self, half: Tensor) -> Tensor:
-        """Features at 1/2 size -> features at the image's size."""
+        """Features at 1/2 size -> features at full size."""
         return self.level0(self.up0(half))  # type: ignore[no-any-return]
 
     def image(self, full: Tensor) -> Tensor:
-        """The last convolution: features at full size (B,C,H,W) -> (B,3,H,W), not clamped."""
-        return self.conv_out(F.silu(self.norm_out(full), inplace=True))  # type: ignore[no-any-return]
+        """The last convolution: features at full size (B,C,H,W) -> (B,3,H·stem,W·stem), not clamped."""
+        return unfold(self.conv_out(F.silu(self.norm_out(full), inplace=True)), self.stem)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latent (B,latent,h,w) -> image (B,3,H,W), not clamped."""
+        return self.image(self.to_full(self.to_half(self.to_quarter(latent))))

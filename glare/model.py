@@ -56,20 +56,26 @@ class GLARE(nn.Module):
                 result.add_module("flow", FrozenFlow(result.flow))
             return result.to(memory_format=torch.channels_last).eval()
 
-    @staticmethod
-    def pad(low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """(B,3,H,W) -> the same with sides that are multiples of 4, and what cuts a result to (...,H,W)."""
-        # Below 8 pixels the 1/4 resolution map is a single position, which GroupNorm refuses.
-        return pad(low, 4 if min(low.shape[2:]) > 4 else 8)
+    def pad(self, low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(B,3,H,W) -> the same with sides that the network takes, and what cuts a result to (...,H,W)."""
+        stride = self.config.stride
+        # A latent of a single position is refused by GroupNorm.
+        return pad(low, stride if min(low.shape[2:]) > stride else 2 * stride)
+
+    def cut(self, *images: Tensor) -> list[Tensor]:
+        """Images of one size (B,3,H,W), cut at the right and the bottom to sides that the network's parts take."""
+        stride = self.config.stride
+        height, width = (side // stride * stride for side in images[0].shape[2:])
+        return [image[..., :height, :width] for image in images]
 
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
-        """Stage II: (B,3,H,W), multiples of 4 -> the normal-light latent (B,C,H/4,W/4) and the condition."""
+        """Stage II: (B,3,H,W), multiples of the stride -> the normal-light latent (B,C,h,w) and the condition."""
         # Convolutions of few channels spend half their time on changing the order of any other format.
         condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
         return self.invert(condition.feature, condition.mean), condition
 
     def invert(self, feature: Tensor, mean: Tensor) -> Tensor:
-        """The latent (B,C,H/4,W/4) to which the flow, under the feature (B,F,H/4,W/4), carries the mean."""
+        """The latent (B,C,h,w) to which the flow, under the feature (B,F,h,w), carries the mean."""
         return self.bounded(self.flow.inverse(mean, feature)[0])
 
     def bounded(self, latent: Tensor) -> Tensor:
@@ -78,9 +84,15 @@ class GLARE(nn.Module):
         return latent if limit is None else latent.clamp(-limit, limit)
 
     def code_features(self, latent: Tensor) -> list[Tensor | None]:
-        """The codebook decoder's features of a latent (B,C,H/4,W/4), at full, where a warp wants them, and 1/2 size."""
-        half = self.codebook.half_features(latent)
-        return [self.codebook.decoder.to_full(half) if 0 in self.config.warp_levels else None, half]
+        """The codebook decoder's features of a latent (B,C,h,w), at full, 1/2 and 1/4 size where a warp wants them."""
+        decoder, wanted = self.codebook.decoder, self.config.warp_levels
+        features: list[Tensor | None] = [None, None, None]
+        h = self.codebook.codes(latent)
+        for level, to_level in ((2, decoder.to_quarter), (1, decoder.to_half), (0, decoder.to_full)):
+            if level >= min(wanted):
+                h = to_level(h)
+                features[level] = h if level in wanted else None
+        return features
 
     def forward(self, low: Tensor, fidelity: float = 1.0) -> Tensor:
         """Enhance low-light images.

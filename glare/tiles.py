@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from glare.fusion import Warp
 from glare.image import log_input
-from glare.layers import Attention, Decoder, Norm, ResidualBlock
+from glare.layers import Attention, Decoder, Norm, ResidualBlock, fold, unfold
 from glare.model import GLARE
 
 #: The least side of a tile in pixels.
@@ -56,16 +56,23 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
 
 
 def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
-    """What `GLARE.forward` computes, of (1,3,H,W) with sides that are multiples of 4."""
-    tiles = _Tiles(low.shape[2], low.shape[3], tile)
+    """What `GLARE.forward` computes, of (1,3,H,W) with sides that are multiples of the stride."""
     encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
+    low = fold(low, encoder.stem)
+    tiles = _Tiles(low.shape[2], low.shape[3], tile // encoder.stem)
+    warped_levels = model.config.warp_levels
 
-    def to_half(decoder: Decoder, latent: Tensor) -> Tensor:
+    def to_quarter(decoder: Decoder, latent: Tensor) -> Tensor:
         h = tiles.run(decoder.conv_in, latent)
-        h = tiles.through([*decoder.middle, *decoder.level2], h)
+        return tiles.through([*decoder.middle, *decoder.level2], h)
+
+    def to_half(decoder: Decoder, h: Tensor) -> Tensor:
         # Lets go of what it is made from: in what follows the memory has its peak.
         h = tiles.run(decoder.up1, h)
         return tiles.through(decoder.level1, h)
+
+    def warped(level: int, h: Tensor, code: Tensor) -> Tensor:
+        return tiles.warped(cast(Warp, fusion.warp[str(level)]), code, h) if level in warped_levels else h
 
     def mixed(level: str, h: Tensor, skip: Tensor) -> Tensor:
         # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
@@ -82,24 +89,26 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     del feature
     latent = model.bounded(latent)
 
-    code = to_half(codebook, model.codebook.codes(latent))
-    h = mixed("1", to_half(fusion.decoder, latent), half_skip)
+    code = to_quarter(codebook, model.codebook.codes(latent))
+    h = warped(2, to_quarter(fusion.decoder, latent), code)
+    if min(warped_levels) <= 1:
+        code = to_half(codebook, code)
+    h = mixed("1", to_half(fusion.decoder, h), half_skip)
     del half_skip
-    if "1" in fusion.warp:
-        h = tiles.warped(cast(Warp, fusion.warp["1"]), code, h)
-    full_code = tiles.through(codebook.level0, code, codebook.up0) if "0" in fusion.warp else None
-    del code
+    h = warped(1, h, code)
+    if 0 in warped_levels:
+        code = tiles.through(codebook.level0, code, codebook.up0)
     h = tiles.through(fusion.decoder.level0, h, fusion.decoder.up0)
     h = mixed("0", h, full_skip)
     del full_skip
-    if full_code is not None:
-        h = tiles.warped(cast(Warp, fusion.warp["0"]), full_code, h)
-        del full_code
-    return tiles.convolved(fusion.decoder.norm_out, fusion.decoder.conv_out, tiles.through(fusion.refine, h))
+    h = warped(0, h, code)
+    del code
+    h = tiles.convolved(fusion.decoder.norm_out, fusion.decoder.conv_out, tiles.through(fusion.refine, h))
+    return unfold(h, encoder.stem)
 
 
 class _Span(NamedTuple):
-    """One side of a tile in pixels: what it sees, and within that what is its own."""
+    """One side of a tile in positions of the grid: what it sees, and within that what is its own."""
 
     first: int
     start: int
@@ -108,7 +117,7 @@ class _Span(NamedTuple):
 
 
 def spans(length: int, tile: int, halo: int) -> list[_Span]:
-    """Tiles of about the same length on a side of ``length`` pixels, at most ``tile`` of them and up to the next 4."""
+    """Tiles of about the same length on a side of ``length`` positions, at most ``tile`` and up to the next 4."""
     count = math.ceil(length / tile)
     step = 4 * math.ceil(length / count / 4)
     cuts = [*range(0, length, step), length]
@@ -116,9 +125,9 @@ def spans(length: int, tile: int, halo: int) -> list[_Span]:
 
 
 class _Tiles:
-    """An image of ``height`` × ``width`` pixels in tiles, of which one at a time is computed.
+    """A grid of ``height`` × ``width`` positions in tiles, of which one at a time is computed.
 
-    Maps are (1,C,h,w) at 1/1, 1/2 or 1/4 of the image's size.
+    Maps are (1,C,h,w) at 1/1, 1/2 or 1/4 of the grid's size.
     """
 
     def __init__(self, height: int, width: int, tile: int) -> None:

@@ -130,6 +130,10 @@ def run(args: argparse.Namespace) -> int:
         load_features(args.features) if args.features else None,
     )
     first = "fusion" not in trained
+    if args.crop % model.config.stride:
+        raise ValueError(
+            f"Expected argument `crop` to be a multiple of {model.config.stride} for these weights but got {args.crop}."
+        )
     stage = build_stage(
         args.stage, model, restoration, args.joint, args.adversarial_after, from_codebook=first
     )

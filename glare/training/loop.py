@@ -280,13 +280,13 @@ def _hardware(accelerator: Accelerator) -> str:
 
 @torch.inference_mode()
 def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
-    """Mean of the stage's figures over the pairs in ``val``, whole images (cut to multiples of 4)."""
+    """Mean of the stage's figures over the pairs in ``val``, whole images (cut to what the network takes)."""
     device = next(stage.parameters()).device
     rows = []
     for files in list_pairs(val):
         low, high = read_pair(files, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            rows.append(stage.validate(_cut(low), _cut(high)))
+            rows.append(stage.validate(*stage.model.cut(low, high)))
     return {key: sum(float(row[key]) for row in rows) / len(rows) for key in rows[0]}
 
 
@@ -296,18 +296,12 @@ def _write_sheet(stage: Stage, val: Path, path: Path) -> None:
     device = next(stage.parameters()).device
     rows: list[list[Tensor]] = []
     for files in list_pairs(val)[:SHOWN]:
-        low, high = read_pair(files, device)
-        pictures = [picture.float().clamp(0, 1) for picture in stage.pictures(_cut(low), _cut(high))]
-        row = (_cut(low), *pictures, _cut(high))
+        low, high = stage.model.cut(*read_pair(files, device))
+        pictures = [picture.float().clamp(0, 1) for picture in stage.pictures(low, high)]
+        row = (low, *pictures, high)
         rows.append([resize(picture[0], [240, 320], antialias=True) for picture in row])
     path.parent.mkdir(exist_ok=True)
     save_image([tile for row in rows for tile in row], path, nrow=len(rows[0]), padding=2)
-
-
-def _cut(image: Tensor) -> Tensor:
-    """(1,3,H,W) cut to multiples of 4, which the parts of the model need."""
-    height, width = (side // 4 * 4 for side in image.shape[2:])
-    return image[..., :height, :width]
 
 
 @torch.no_grad()

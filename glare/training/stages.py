@@ -73,8 +73,8 @@ class CodebookStage(Stage):
         self, model: GLARE, restoration: Restoration | None = None, adversarial_after: int | None = None
     ) -> None:
         super().__init__(model, restoration)
-        #: Reads the mean colour of a 4×4 patch from its latent. Without it the latent first holds grey structure, the
-        #: decoder learns to ignore colour, and so nothing ever asks the encoder for colour again.
+        #: Reads the mean colour of a position's pixels from its latent. Without it the latent first holds grey
+        #: structure, the decoder learns to ignore colour, and so nothing ever asks the encoder for colour again.
         self.tint = nn.Conv2d(model.config.latent_channels, 3, 1)
         self.listens_after = adversarial_after or 0
         self.discriminator = None if adversarial_after is None else PatchDiscriminator()
@@ -111,7 +111,7 @@ class CodebookStage(Stage):
                 parts["adversarial_weight"] = weight
                 loss = loss + self.adversarial * weight * adversarial
             loss = loss + own
-        tint = F.l1_loss(self.tint(latent), F.avg_pool2d(high, 4))
+        tint = F.l1_loss(self.tint(latent), F.avg_pool2d(high, self.model.config.stride))
         parts["tint"] = tint.detach()
         loss = loss + quantization + tint
         if self.training:

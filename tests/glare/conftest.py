@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -19,6 +21,9 @@ SMALL = GLAREConfig(
     flow_hidden=8,
     warp_groups=2,
 )
+
+#: The same on a grid of squares of pixels, with what goes with that.
+FOLDED = dataclasses.replace(SMALL, stem=2, narrow_up=True, warp_levels=(2,))
 
 
 def randomise(model: torch.nn.Module) -> None:

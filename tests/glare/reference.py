@@ -89,7 +89,12 @@ class PlainGLARE(GLARE):
         return latent, condition
 
     def code_features(self, latent: Tensor) -> list[Tensor]:
-        return list(reversed(self.codebook.decode(latent)[1]))
+        decoder = self.codebook.decoder
+        quarter = decoder.to_quarter(self.codebook.codes(latent))
+        half = decoder.to_half(quarter)
+        full = decoder.to_full(half)
+        decoder.image(full)
+        return [full, half, quarter]
 
 
 PLAIN = (PlainResidualBlock, PlainAttention, PlainUpsample, PlainQuantizer, PlainFlow, PlainMixUp, PlainWarp)

@@ -4,13 +4,28 @@ import torch.nn.functional as F
 
 from glare import layers
 from glare.config import GLAREConfig
-from glare.layers import Attention, Downsample, Encoder, Upsample
+from glare.layers import Attention, Decoder, Downsample, Encoder, Upsample, fold, unfold
+from tests.glare.conftest import FOLDED
+
+
+class TestFold:
+    def test_a_square_of_pixels_becomes_channels(self) -> None:
+        image = torch.arange(2.0 * 3 * 4 * 6).view(2, 3, 4, 6)
+        folded = fold(image, 2)
+        assert folded.shape == (2, 12, 2, 3)
+        torch.testing.assert_close(folded[:, 4:8, 1, 2].view(2, 2, 2), image[:, 1, 2:4, 4:6])
+        assert torch.equal(unfold(folded, 2), image)
+
+    def test_of_single_pixels_it_is_nothing(self) -> None:
+        image = torch.rand(1, 3, 3, 5)
+        assert fold(image, 1) is image
+        assert unfold(image, 1) is image
 
 
 class TestUpsample:
     @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 4)])
     def test_both_ways_agree(self, size: tuple[int, int]) -> None:
-        layer = Upsample(6).double()
+        layer = Upsample(6, 4).double()
         x = torch.randn(2, 6, *size, dtype=torch.float64)
         plain = layer(x)
         with torch.no_grad():
@@ -66,3 +81,13 @@ def test_encoder_shapes(config: GLAREConfig) -> None:
     assert latent.shape == (2, 3, 4, 6)
     assert full.shape == (2, 8, 16, 24)
     assert half.shape == (2, 16, 8, 12)
+
+
+def test_shapes_on_a_folded_grid() -> None:
+    latent, (full, half) = Encoder(FOLDED)(torch.rand(2, 3, 16, 24))
+    assert latent.shape == (2, 3, 2, 3)
+    assert full.shape == (2, 8, 8, 12)
+    assert half.shape == (2, 16, 4, 6)
+    decoder = Decoder(FOLDED)
+    assert decoder.up0(half).shape == full.shape  # narrow_up
+    assert decoder(latent).shape == (2, 3, 16, 24)

@@ -8,13 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glare.config import GLAREConfig
 from glare.model import GLARE
-from tests.glare.conftest import SMALL, randomise
+from tests.glare.conftest import FOLDED, SMALL, randomise
 
 
+@pytest.mark.parametrize("config", [SMALL, FOLDED])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 4), (5, 8), (17, 31), (32, 20)])
-def test_any_size(model: GLARE, size: tuple[int, int]) -> None:
+def test_any_size(config: GLAREConfig, size: tuple[int, int]) -> None:
     low = torch.rand(2, 3, *size)
-    out = model(low)
+    out = GLARE(config)(low)
     assert out.shape == low.shape
     assert out.isfinite().all()
 
@@ -43,10 +44,10 @@ def test_fidelity_moves_the_picture(model: GLARE) -> None:
     assert all((a - b).abs().max() > 1e-4 for a, b in itertools.pairwise(pictures))
 
 
-@pytest.mark.parametrize("warp_levels", [(0, 1), (1,)])
-def test_gradient_reaches_the_input_and_every_live_parameter(warp_levels: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, warp_levels=(1,)), FOLDED])
+def test_gradient_reaches_the_input_and_every_live_parameter(config: GLAREConfig) -> None:
     torch.manual_seed(0)
-    model = GLARE(dataclasses.replace(SMALL, warp_levels=warp_levels))
+    model = GLARE(config)
     randomise(model)
     low = torch.rand(1, 3, 16, 16, requires_grad=True)
     model(low).square().sum().backward()
@@ -55,8 +56,8 @@ def test_gradient_reaches_the_input_and_every_live_parameter(warp_levels: tuple[
     # What only stage I uses, and the codes, which a straight-through gradient passes by.
     idle = ("codebook.encoder", "codebook.quant_conv", "codebook.quantizer", "codebook.decoder.norm_out")
     idle += ("codebook.decoder.conv_out",)
-    if 0 not in warp_levels:
-        idle += ("codebook.decoder.up0", "codebook.decoder.level0")
+    for level in range(min(config.warp_levels)):
+        idle += (f"codebook.decoder.up{level}", f"codebook.decoder.level{level}")
     for name, parameter in model.named_parameters():
         if name.startswith(idle):
             assert parameter.grad is None, name

@@ -80,7 +80,7 @@ def arrays() -> dict[str, Tensor]:
     got["quant_indices"] = indices
     got["vq_dec"], features = model.codebook.decode(z)
     got["code_feat0"], got["code_feat1"] = features
-    got["restored"] = fusion(z, list(reversed(features)), condition.skips, 1.0)
+    got["restored"] = fusion(z, [*reversed(features), None], condition.skips, 1.0)
     for handle in handles:
         handle.remove()
 

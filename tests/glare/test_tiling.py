@@ -28,7 +28,7 @@ from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
 from glare.tiles import enhance_tiled, spans, windows
-from tests.glare.conftest import SMALL, randomise
+from tests.glare.conftest import FOLDED, SMALL, randomise
 
 
 def network(config: GLAREConfig) -> GLARE:
@@ -100,12 +100,17 @@ class TestResult:
         error = (enhance_tiled(model, low, 128) - exact).square().mean()
         assert -10 * error.log10() > 100
 
-    @pytest.mark.parametrize("levels", [(0,), (1,), (0, 1)])
+    @pytest.mark.parametrize("folded", [False, True])
+    @pytest.mark.parametrize("levels", [(0,), (1,), (2,), (0, 1), (0, 2)])
     @pytest.mark.parametrize("size", [(41, 70), (3, 90), (8, 1500), (1500, 8), (150, 222)])
     @torch.no_grad()
-    def test_sizes_and_levels(self, levels: tuple[int, ...], size: tuple[int, int]) -> None:
+    def test_sizes_and_levels(self, levels: tuple[int, ...], size: tuple[int, int], folded: bool) -> None:
         config = dataclasses.replace(
-            SMALL, attention_grid=4, warp_levels=levels, encoder_blocks=(1, 2, 1), decoder_blocks=(2, 2, 1)
+            FOLDED if folded else SMALL,
+            attention_grid=4,
+            warp_levels=levels,
+            encoder_blocks=(1, 2, 1),
+            decoder_blocks=(2, 2, 1),
         )
         model, low = network(config).double(), torch.rand(1, 3, *size, dtype=torch.float64) * 0.3
         whole = model(low, fidelity=1.3)
