@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from glare.data.degrade import generator_for, random_degrade
+from glare.data.camera import random_night
+from glare.data.degrade import generator_for
 from glare.image import to_float
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -21,6 +22,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _PILLOWS = {".bmp", ".tif", ".tiff"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
 PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
+#: Decoded images that each reading process keeps: to decode takes longer than to cut.
+DECODED_BYTES = 2**30
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -138,11 +141,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         pairs: folders of pairs.
-        photos: folders of normal-light photographs, which `glare.data.degrade.random_degrade` darkens.
+        photos: folders of normal-light photographs, which `glare.data.camera.random_night` darkens.
         crop: side of a crop in pixels, a multiple of 4.
         length: number of crops.
         seed: another seed, other crops.
         pairs_share: probability that a crop comes from ``pairs`` when there are both.
+        darken: False leaves the photographs as they are, for stage I, which looks at normal light alone.
 
     Half of the crops are cut from the image as it is, half from the image made smaller (by up to what the crop
     allows): the model sees the noise as it is and the scene as a whole.
@@ -156,6 +160,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         length: int,
         seed: int = 0,
         pairs_share: float = 0.5,
+        darken: bool = True,
     ) -> None:
         if not pairs and not photos:
             raise ValueError("Expected folders of pairs or of photographs but got neither.")
@@ -170,6 +175,9 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"{len(problems)} faults in the photographs:\n  " + "\n  ".join(problems))
         self.crop, self.length, self.seed = crop, length, seed
         self.pairs_share = pairs_share if self.pairs and self.photos else float(bool(self.pairs))
+        self.darken = darken
+        self._decoded: dict[Path, Tensor] = {}
+        self._room = DECODED_BYTES
 
     def __len__(self) -> int:
         return self.length
@@ -195,7 +203,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             return float(torch.rand((), generator=generator))
 
         files = self._files(generator)
-        images = torch.stack([read(file) for file in files])
+        images = torch.stack([self._read(file) for file in files])
         height, width = images.shape[2:]
         fit = self.crop / min(height, width)
         scale = max(1.0, fit)
@@ -214,5 +222,13 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             images = images.transpose(2, 3)
         images = images.float() / 255.0
         high = images[-1].contiguous()
-        low = images[0].contiguous() if len(images) == 2 else random_degrade(high, generator)
-        return low, high
+        darkened = len(images) == 1 and self.darken
+        return random_night(high, generator) if darkened else images[0].contiguous(), high
+
+    def _read(self, file: Path) -> Tensor:
+        if (image := self._decoded.get(file)) is None:
+            image = read(file)
+            if image.nbytes <= self._room:
+                self._decoded[file] = image
+                self._room -= image.nbytes
+        return image

@@ -103,7 +103,13 @@ def run(args: argparse.Namespace) -> int:
             f"Stage fusion starts from weights of stage flow, but {args.init} holds {', '.join(trained)} alone."
         )
     data = Crops(
-        args.pairs, args.photos, args.crop, args.steps * args.batch * 1024, args.seed, args.pairs_share
+        args.pairs,
+        args.photos,
+        args.crop,
+        args.steps * args.batch * 1024,
+        args.seed,
+        args.pairs_share,
+        darken=args.stage != "codebook",
     )
     torch.manual_seed(args.seed)
     model = weights.load(args.init) if args.init else GLARE(args.preset or "tiny")

@@ -77,6 +77,29 @@ class TestCrops:
         data = Crops([], [pairs / "high"], 32, 100)
         assert all(low.mean() < high.mean() for low, high in (data[i] for i in range(10)))
 
+    def test_stage_1_gets_them_as_they_are(self, pairs: Path) -> None:
+        low, high = Crops([], [pairs / "high"], 32, 100, darken=False)[0]
+        assert torch.equal(low, high)
+
+    def test_each_file_is_decoded_once_while_there_is_room(
+        self, pairs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decoded: list[Path] = []
+
+        def counted(path: Path) -> torch.Tensor:
+            decoded.append(path)
+            return read(path)
+
+        monkeypatch.setattr("glare.data.pairs.read", counted)
+        data = Crops([], [pairs / "high"], 32, 100)
+        for i in range(30):
+            data[i]
+        assert len(decoded) == len(set(decoded)) == len(data.photos)
+        monkeypatch.setattr("glare.data.pairs.DECODED_BYTES", 0)
+        first, again = Crops([], [pairs / "high"], 32, 100), data
+        assert all(torch.equal(a, b) for i in range(5) for a, b in zip(first[i], again[i], strict=True))
+        assert len(decoded) == len(data.photos) + 5
+
     def test_small_images_are_enlarged(self, tmp_path: Path) -> None:
         write(tmp_path / "a.png", size=(20, 50))
         assert Crops([], [tmp_path], 32, 1)[0][0].shape == (3, 32, 32)
