@@ -110,21 +110,24 @@ class Tiling:
         """Pixels that may go through the network at once, and in a tile."""
         if self.tile is None:
             return math.inf, math.inf
+        room: float
+        tile_room: float
         if isinstance(self.tile, int):
             room = tile_room = self.tile**2
         else:
-            room, tile_room = _memory(device) // _bytes_per_pixel(model.config), TILE**2
+            room = _memory(device) / _bytes_per_pixel(model.config)
+            tile_room = TILE**2
             # Where tiles give the same result; what they make of full attention is for want of memory alone.
             if device.type == "cpu" and model.config.attention_grid is not None:
-                channels = model.config.channels
-                room, tile_room = min(room, CPU_WHOLE_VALUES // channels), CPU_TILE_VALUES // channels
+                values = model.config.channels / model.config.stem**2
+                room, tile_room = min(room, CPU_WHOLE_VALUES / values), CPU_TILE_VALUES / values
         limit = math.inf if self._limit is None else self._limit
         return min(room, limit), min(room, tile_room, limit)
 
 
 def _bytes_per_pixel(config: GLAREConfig) -> int:
     """Memory in float32 of an image that is computed whole, measured with the presets on a CPU."""
-    return (75 if 0 in config.warp_levels else 45) * config.channels
+    return (75 if 0 in config.warp_levels else 45) * config.channels // config.stem**2
 
 
 def _memory(device: torch.device) -> int:

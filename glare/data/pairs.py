@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -181,6 +182,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return self.length
+
+    def of_side(self, crop: int) -> Crops:
+        """The same with crops of another side in pixels."""
+        other = copy.copy(self)
+        other.crop = crop
+        return other
 
     def files(self, index: int) -> tuple[Path, ...]:
         """What crop ``index`` is cut from: the two files of a pair, or a photograph."""

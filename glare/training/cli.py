@@ -47,6 +47,9 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-minutes", type=float, help="wall-clock limit")
     parser.add_argument("--batch", type=int, default=8, help="crops per step and process (default 8)")
     parser.add_argument("--crop", type=int, default=128, help="side of a crop (default 128)")
+    parser.add_argument(
+        "--last-crop", type=int, help="side of a crop in the last third of the run, as many pixels a step"
+    )
     parser.add_argument("--lr", type=float, help="highest learning rate (default: the stage's)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
     parser.add_argument(
@@ -129,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         bf16=not args.float32,
         checkpoint_minutes=args.checkpoint_minutes,
         seed=args.seed,
+        last_crop=args.last_crop,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restoration = Restoration(
@@ -136,10 +140,12 @@ def run(args: argparse.Namespace) -> int:
         load_features(args.features) if args.features else None,
     )
     first = "fusion" not in trained
-    if args.crop % model.config.stride:
-        raise ValueError(
-            f"Expected argument `crop` to be a multiple of {model.config.stride} for these weights but got {args.crop}."
-        )
+    for name in ("crop", "last_crop"):
+        side = getattr(args, name)
+        if side is not None and (side < 32 or side % model.config.stride):
+            raise ValueError(
+                f"Expected argument `{name}` to be a multiple of {model.config.stride} of at least 32 but got {side}."
+            )
     stage = build_stage(
         args.stage, model, restoration, args.joint, args.adversarial_after, from_codebook=first
     )
@@ -182,7 +188,9 @@ def _command(args: argparse.Namespace) -> str:
     if args.features:
         *names, last = args.features.split(":")
         words += [f"--features {':'.join([*names, Path(last).name])}"]
-    words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else [f"--steps {args.steps}"]
+    words += [f"--steps {args.steps}"]
+    words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else []
+    words += [f"--last-crop {args.last_crop}"] if args.last_crop else []
     words += [f"--lr {args.lr:g}"] if args.lr else []
     words += [
         f"--batch {args.batch} --crop {args.crop} --pairs-share {args.pairs_share:g} --seed {args.seed}"

@@ -11,7 +11,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from glare.training.stages import Stage
 CHECKPOINT = "checkpoint.pt"
 #: A loss beyond this is as good as infinite: an exploding log-determinant, say.
 EXPLODED = 1e5
+#: Where the last third begins, for `Settings.last_crop`.
+LAST = 2 / 3
 #: Validation pairs that are shown.
 SHOWN = 4
 
@@ -55,6 +57,8 @@ class Settings:
         bf16: compute in bfloat16 where it is safe.
         validate_minutes, checkpoint_minutes: how often.
         seed: of the data and of everything drawn.
+        last_crop: side of the crops in the last third, as many pixels a step; ``None`` keeps the side. Statistics of
+            norms and attention differ between crops and the whole images that users have.
     """
 
     out: Path
@@ -71,6 +75,7 @@ class Settings:
     validate_minutes: float = 10.0
     checkpoint_minutes: float = 3.0
     seed: int = 0
+    last_crop: int | None = None
 
 
 class _Shard(Sampler[int]):
@@ -114,162 +119,221 @@ def train(stage: Stage, data: Crops, val: Path | None, settings: Settings) -> Pa
     ``validated/`` the weights of every validation, to be judged by other measures too.
 
     Raises:
-        FloatingPointError: at a loss that is not finite or has exploded, naming the step, the images and the layer;
-            the last checkpoint stays.
+        FloatingPointError: at a loss that is not finite or has exploded, or a gradient that is not finite, naming the
+            step, the images and the layer; the last checkpoint stays.
     """
-    # Left to itself accelerate takes several processes for several GPUs.
-    cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
-    set_seed(settings.seed, device_specific=True)
-    out = settings.out
-    out.mkdir(parents=True, exist_ok=True)
-    stage.to(accelerator.device).to(memory_format=torch.channels_last)
-    parameters = [p for p in stage.parameters() if p.requires_grad]
-    peak = settings.lr if settings.lr is not None else stage.lr
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    this_run = {"stage": settings.name, "config": stage.model.config.to_dict()}
-    step, elapsed, best = 0, 0.0, -math.inf
-    per_step = settings.batch * accelerator.num_processes
-    if (out / CHECKPOINT).exists():
-        # Under torchrun the CPU is called cpu:0, a place that torch.load does not know.
-        place = accelerator.device if accelerator.device.type != "cpu" else "cpu"
-        state = torch.load(out / CHECKPOINT, weights_only=True, map_location=place)
-        if state["run"] != this_run:
-            same = state["run"]["stage"] == settings.name
-            other = "the same stage of another configuration" if same else f"stage {state['run']['stage']}"
-            raise ValueError(f"{out} holds another run: {other}. This one is stage {settings.name}.")
-        stage.load_state_dict(state["stage"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = Average(parameters)
-        average.values = state["average"]
-        step, elapsed, best = state["step"], state["elapsed"], state["best"]
-        accelerator.print(f"{out} goes on at step {step}, after {elapsed / 60:.1f} minutes.")
-    else:
-        low, high = (
-            torch.stack(t).to(accelerator.device)
-            for t in zip(*(data[i] for i in range(per_step)), strict=True)
+    return Run(stage, data, val, settings).to_its_end()
+
+
+class Run:
+    """A stage in training: see `train`."""
+
+    def __init__(self, stage: Stage, data: Crops, val: Path | None, settings: Settings) -> None:
+        # Left to itself accelerate takes several processes for several GPUs.
+        cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
+        set_seed(settings.seed, device_specific=True)
+        self.stage, self.data, self.val, self.settings = stage, data, val, settings
+        self.out, self.main = settings.out, self.accelerator.is_main_process
+        self.out.mkdir(parents=True, exist_ok=True)
+        stage.to(self.accelerator.device).to(memory_format=torch.channels_last)
+        self.parameters = [p for p in stage.parameters() if p.requires_grad]
+        self.peak = settings.lr if settings.lr is not None else stage.lr
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=self.peak, betas=(0.9, 0.99), weight_decay=1e-4
         )
-        stage.eval().start(low, high)
-        average = Average(parameters)
-    wrapped, optimizer = accelerator.prepare(stage.train(), optimizer)
-    loader = DataLoader(
-        data,
-        batch_size=settings.batch,
-        sampler=_Shard(step * per_step, min(settings.steps * per_step, len(data)), accelerator),
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        drop_last=True,
-    )
-    # Only what no earlier stage has told: the stages of one model share most of their pairs.
-    told = {line for entry in settings.history for line in entry.get("hashes", ())}
-    hashes = fingerprints(high for _, high in data.pairs) if accelerator.is_main_process else []
-    hashes = [line for line in dict.fromkeys(hashes) if line not in told]
-    log = _Log(out, accelerator.is_main_process)
-    bar = tqdm(initial=step, total=settings.steps, desc=out.name, disable=not accelerator.is_main_process)
-    began = last_validation = last_checkpoint = time.monotonic()
+        self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        if (self.out / CHECKPOINT).exists():
+            self._resume()
+        else:
+            low, high = zip(*(data[i] for i in range(self.crops_per_step())), strict=True)
+            device = self.accelerator.device
+            stage.eval().start(torch.stack(low).to(device), torch.stack(high).to(device))
+            self.average = Average(self.parameters)
+        self.wrapped, self.optimizer = self.accelerator.prepare(stage.train(), self.optimizer)
+        # Only what no earlier stage has told: the stages of one model share most of their pairs.
+        told = {line for entry in settings.history for line in entry.get("hashes", ())}
+        hashes = fingerprints(high for _, high in data.pairs) if self.main else []
+        self.hashes = [line for line in dict.fromkeys(hashes) if line not in told]
+        self.log = _Log(self.out, self.main)
+        self.began = self.last_validation = self.last_checkpoint = time.monotonic()
+        self.bar = tqdm(initial=self.step, total=settings.steps, desc=self.out.name, disable=not self.main)
 
-    def progress() -> float:
-        by_time = 0.0
-        if settings.max_minutes:
-            by_time = (elapsed + time.monotonic() - began) / (60.0 * settings.max_minutes)
+    def to_its_end(self) -> Path:
+        """Train until steps or minutes are spent; the folder of the weights to keep."""
+        settings, accelerator = self.settings, self.accelerator
+        for low, high, indices in self._batches():
+            done = self.progress()
+            rate = self.peak * min(1.0, (self.step + 1) / 50)
+            rate *= 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            logs = self._update(low, high, indices)
+            self.bar.update()
+            if self.step % 10 == 0 and self.main:
+                logs["lr"] = torch.tensor(rate)
+                self.log.write(self.step, {k: float(v) for k, v in logs.items()})
+                self.bar.set_postfix({k: f"{float(v):.4g}" for k, v in logs.items() if k != "lr"})
+            if self.main:
+                now = time.monotonic()
+                if now - self.last_validation > 60 * settings.validate_minutes:
+                    self._keep()
+                if now - self.last_checkpoint > 60 * settings.checkpoint_minutes:
+                    self._checkpoint()
+        self.bar.close()
+        by_time = self.step < settings.steps
+        reached = f"{settings.max_minutes:g} minutes" if by_time else f"{settings.steps} steps"
+        accelerator.print(f"{self.out} is at its end after {self.step} steps: {reached} were given.")
+        if self.main:
+            self._keep(final=True)
+            self._checkpoint()
+        accelerator.wait_for_everyone()
+        return self.out / ("best" if (self.out / "best").exists() else "last")
+
+    def crops_per_step(self, batch: int | None = None) -> int:
+        """Of all processes together."""
+        return (batch or self.settings.batch) * int(self.accelerator.num_processes)
+
+    def seconds(self) -> float:
+        """Of training, over all resumptions."""
+        return self.elapsed + time.monotonic() - self.began
+
+    def progress(self) -> float:
+        """What is spent of the steps or of the minutes, whichever is more: 1 is the end."""
+        limit = self.settings.max_minutes
+        by_time = self.seconds() / (60.0 * limit) if limit else 0.0
         # By the clock of the main process: all must take the same learning rate and stop at the same step.
-        done = torch.tensor(max(step / settings.steps, by_time), device=accelerator.device)
-        return float(broadcast(done))
+        done = max(self.step / self.settings.steps, by_time)
+        return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
-    def history() -> list[dict[str, Any]]:
-        done = {
-            "stage": settings.name,
-            "steps": step,
-            "crops": step * per_step,
-            "minutes": (elapsed + time.monotonic() - began) / 60.0,
-            "hardware": _hardware(accelerator),
-            "data": list(settings.data),
-            "command": settings.command,
-            "hashes": hashes,
-        }
-        return [*settings.history, done]
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, range]]:
+        """Low and normal-light crops (B,3,crop,crop) of this process and their indices, from the step on."""
+        while (done := self.progress()) < 1.0:
+            last = self.settings.last_crop if done >= LAST else None
+            data, batch = self.data, self.settings.batch
+            if last is not None:
+                data, batch = data.of_side(last), max(1, round(batch * (data.crop / last) ** 2))
+            first, stop = (
+                min(step * self.crops_per_step(batch), len(data)) for step in (self.step, self.settings.steps)
+            )
+            shard = _Shard(first, stop, self.accelerator)
+            if len(shard) < batch:
+                return
+            workers = self.settings.workers
+            loader = DataLoader(
+                data,
+                batch,
+                sampler=shard,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                drop_last=True,
+            )
+            for i, (low, high) in enumerate(loader):
+                yield low, high, shard.indices[i * batch : (i + 1) * batch]
+                done = self.progress()
+                if done >= 1.0 or (last is None and self.settings.last_crop is not None and done >= LAST):
+                    break
 
-    def keep(final: bool = False) -> None:
-        nonlocal best, last_validation
-        average.swap()
-        stage.eval()
-        if val is not None:
-            figures = validate(stage, val, settings.bf16)
-            _write_sheet(stage, val, out / "sheets" / f"{step:06d}.png")
-            score = next(iter(figures.values()))
-            log.write(step, {f"val/{k}": v for k, v in figures.items()})
-            bar.write(f"step {step}, val: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-            weights.save(stage.model, out / "validated" / f"{step:06d}", history=history())
-            if score > best:
-                best = score
-                weights.save(stage.model, out / "best", history=history())
-        if final or val is None:
-            weights.save(stage.model, out / "last", history=history())
-        stage.train()
-        average.swap()
-        last_validation = time.monotonic()
-
-    def checkpoint() -> None:
-        nonlocal last_checkpoint
-        state = {
-            "run": this_run,
-            "stage": stage.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.values,
-            "step": step,
-            "elapsed": elapsed + time.monotonic() - began,
-            "best": best,
-        }
-        beside = out / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(state, beside)
-        beside.replace(out / CHECKPOINT)
-        last_checkpoint = time.monotonic()
-
-    for low, high in loader:
-        done = progress()
-        if done >= 1.0:
-            break
-        rate = peak * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(hash((settings.seed, step, accelerator.process_index)))
-        random.seed(f"{settings.seed} {step}")  # of what all processes draw alike
+    def _update(self, low: Tensor, high: Tensor, indices: range) -> dict[str, Tensor]:
+        """One step of the optimiser on a batch (B,3,crop,crop) twice; scalars to log."""
+        accelerator, settings = self.accelerator, self.settings
+        torch.manual_seed(hash((settings.seed, self.step, accelerator.process_index)))
+        random.seed(f"{settings.seed} {self.step}")  # of what all processes draw alike
         batch = (t.to(accelerator.device, memory_format=torch.channels_last) for t in (low, high))
         with accelerator.autocast():
-            loss, logs = wrapped(*batch)
+            loss, logs = self.wrapped(*batch)
         if not loss.abs() < EXPLODED:
-            first = step * per_step + accelerator.process_index
-            indices = range(first, first + per_step, accelerator.num_processes)
-            images = sorted({str(file) for index in indices for file in data.files(index)})
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step}, first in layer {_bad_layer(stage, low, high)}, on the "
-                f"images {', '.join(images)}. {out / CHECKPOINT} is from before."
+            layer = _bad_layer(self.stage, low, high)
+            raise self._broken(
+                f"The loss is {loss.item()} at step {self.step}, first in layer {layer}", indices
             )
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(step)
-        step += 1
-        bar.update()
-        if step % 10 == 0 and accelerator.is_main_process:
-            logs = {"loss": loss.detach(), **logs, "gradient": norm, "lr": torch.tensor(rate)}
-            log.write(step, {k: float(v) for k, v in logs.items()})
-            bar.set_postfix({k: f"{float(v):.4g}" for k, v in logs.items() if k != "lr"})
-        if accelerator.is_main_process:
-            now = time.monotonic()
-            if now - last_validation > 60 * settings.validate_minutes:
-                keep()
-            if now - last_checkpoint > 60 * settings.checkpoint_minutes:
-                checkpoint()
-    bar.close()
-    reached = f"{settings.max_minutes:g} minutes" if step < settings.steps else f"{settings.steps} steps"
-    accelerator.print(f"{out} is at its end after {step} steps: {reached} were given.")
-    if accelerator.is_main_process:
-        keep(final=True)
-        checkpoint()
-    accelerator.wait_for_everyone()
-    return out / ("best" if (out / "best").exists() else "last")
+        norm = accelerator.clip_grad_norm_(self.parameters, 1.0)
+        if not torch.isfinite(norm):
+            raise self._broken(f"The gradient is {norm.item()} at step {self.step}", indices)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.step)
+        self.step += 1
+        return {"loss": loss.detach(), **logs, "gradient": norm}
+
+    def _broken(self, what: str, indices: range) -> FloatingPointError:
+        images = sorted({str(file) for index in indices for file in self.data.files(index)})
+        return FloatingPointError(
+            f"{what}, on the images {', '.join(images)}. {self.out / CHECKPOINT} is from before."
+        )
+
+    def _history(self) -> list[dict[str, Any]]:
+        done = {
+            "stage": self.settings.name,
+            "steps": self.step,
+            "crops": self.step * self.crops_per_step(),
+            "minutes": self.seconds() / 60.0,
+            "hardware": _hardware(self.accelerator),
+            "data": list(self.settings.data),
+            "command": self.settings.command,
+            "hashes": self.hashes,
+        }
+        return [*self.settings.history, done]
+
+    def _keep(self, final: bool = False) -> None:
+        """Validate and keep the moving average of the weights."""
+        self.average.swap()
+        self.stage.eval()
+        model, history = self.stage.model, self._history()
+        if self.val is not None:
+            figures = validate(self.stage, self.val, self.settings.bf16)
+            _write_sheet(self.stage, self.val, self.out / "sheets" / f"{self.step:06d}.png")
+            score = next(iter(figures.values()))
+            self.log.write(self.step, {f"val/{k}": v for k, v in figures.items()})
+            self.bar.write(f"step {self.step}, val: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+            weights.save(model, self.out / "validated" / f"{self.step:06d}", history=history)
+            if score > self.best:
+                self.best = score
+                weights.save(model, self.out / "best", history=history)
+        if final or self.val is None:
+            weights.save(model, self.out / "last", history=history)
+        self.stage.train()
+        self.average.swap()
+        self.last_validation = time.monotonic()
+
+    def _this_run(self) -> dict[str, Any]:
+        """What a run is told by from others."""
+        return {"stage": self.settings.name, "config": self.stage.model.config.to_dict()}
+
+    def _resume(self) -> None:
+        # Under torchrun the CPU is called cpu:0, a place that torch.load does not know.
+        device = self.accelerator.device
+        place = device if device.type != "cpu" else "cpu"
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=place)
+        if state["run"] != self._this_run():
+            same = state["run"]["stage"] == self.settings.name
+            other = "the same stage of another configuration" if same else f"stage {state['run']['stage']}"
+            raise ValueError(
+                f"{self.out} holds another run: {other}. This one is stage {self.settings.name}."
+            )
+        self.stage.load_state_dict(state["stage"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = Average(self.parameters)
+        self.average.values = state["average"]
+        self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
+        minutes = self.elapsed / 60
+        self.accelerator.print(f"{self.out} goes on at step {self.step}, after {minutes:.1f} minutes.")
+
+    def _checkpoint(self) -> None:
+        state = {
+            "run": self._this_run(),
+            "stage": self.stage.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+            "step": self.step,
+            "elapsed": self.seconds(),
+            "best": self.best,
+        }
+        beside = self.out / f".{CHECKPOINT}.{os.getpid()}"
+        torch.save(state, beside)
+        beside.replace(self.out / CHECKPOINT)
+        self.last_checkpoint = time.monotonic()
 
 
 def _hardware(accelerator: Accelerator) -> str:

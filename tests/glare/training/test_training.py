@@ -19,7 +19,7 @@ from glare.metrics import LPIPS
 from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
 from glare.training.losses import Restoration, colour_loss, detail_loss, load_features, ms_ssim
-from glare.training.stages import CodebookStage, FlowStage, FusionStage, build_stage
+from glare.training.stages import CodebookStage, FlowStage, FusionStage, Logs, build_stage
 from glare.transform import GLAREEnhance
 from tests.glare.conftest import SMALL
 
@@ -209,6 +209,53 @@ def test_loss_that_is_not_finite_stops_and_is_named(
     told = capsys.readouterr().err
     assert "The loss is nan at step 0, first in layer model.fusion.mix.0, on the images " in told
     assert str(pairs / "low") in told
+
+
+def test_gradient_that_is_not_finite_stops_before_the_step(
+    pairs: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forward = CodebookStage.forward
+
+    def broken(self: CodebookStage, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, Logs]:
+        loss, logs = forward(self, low, high)
+        weight = self.model.codebook.encoder.conv_in.weight
+        return loss + (0.0 * weight.sum()).sqrt() if self.step > 2 else loss, logs
+
+    words = arguments("codebook", pairs, start, tmp_path, 5, "--checkpoint-minutes", "0")
+    monkeypatch.setattr(CodebookStage, "forward", broken)
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "The gradient is nan at step 2, on the images " in told
+    assert str(pairs / "low") in told
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["stage"].values())
+    monkeypatch.undo()
+    assert main(words) == 0  # it goes on from there
+
+
+def test_the_last_third_is_of_larger_crops(
+    pairs: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = FlowStage.forward
+
+    def watched(self: FlowStage, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, Logs]:
+        seen.append(tuple(low.shape))
+        return forward(self, low, high)
+
+    monkeypatch.setattr(FlowStage, "forward", watched)
+    words = [*arguments("flow", pairs, start, tmp_path, 6, "--last-crop", "64"), "--batch", "8"]
+    assert main(words) == 0
+    assert seen == [(8, 3, 32, 32)] * 4 + [(2, 3, 64, 64)] * 2
+    (entry,) = weights.history(tmp_path / "last")
+    assert entry["crops"] == 48  # as many pixels
+    assert "--last-crop 64" in entry["command"]
+    assert main([*words, "--last-crop", "50"]) == 1
 
 
 def test_seed_fixes_everything(pairs: Path, tmp_path: Path) -> None:
