@@ -28,6 +28,7 @@ from detection.cache import fingerprint
 from detection.dataset import Pixels
 from detection.detectors import weights_of
 from detection.enhancers import one_line
+from detection.threads import free_threads, threads
 from glare import GLAREEnhance
 from glare import weights as glare_weights
 
@@ -38,6 +39,7 @@ try:
     from ultralytics import __version__ as ultralytics_version
     from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
     from ultralytics.models.yolo.model import YOLO
+    from ultralytics.utils import NUM_THREADS
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -120,7 +122,8 @@ class YOLODetector:
     def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
         """Find objects in (H, W, 3) uint8 RGB images; see `Detector`."""
         # One by one: ultralytics pads the images of a batch alike, so a neighbour could change a result.
-        return [self._detect(image) for image in images]
+        with threads(torch.get_num_threads()):
+            return [self._detect(image) for image in images]
 
     def _detect(self, image: Pixels) -> Detections:
         results: Any = self._model.predict(
@@ -248,7 +251,7 @@ class _InFront:
     """The callback that hands a predictor enhanced images in the place of those it has loaded."""
 
     def __init__(self, enhance: GLAREEnhance) -> None:
-        self.enhance = enhance
+        self.enhance = with_all_cores(enhance)
 
     def __call__(self, predictor: Any) -> None:
         paths, images, log = predictor.batch
@@ -257,6 +260,17 @@ class _InFront:
         else:
             enhanced = [np.ascontiguousarray(self.enhance(image[..., ::-1])[..., ::-1]) for image in images]
         predictor.batch = paths, enhanced, log
+
+
+def with_all_cores(enhance: GLAREEnhance) -> Callable[[Any], Any]:
+    """The enhancer with the threads that torch had before ultralytics took some: see `detection.threads`."""
+    number = free_threads(NUM_THREADS)
+
+    def enhanced(image: Any) -> Any:
+        with threads(number):
+            return enhance(image)
+
+    return enhanced
 
 
 def put_in_front(yolo: YOLO, enhance: GLAREEnhance) -> None:
@@ -283,9 +297,11 @@ def predictor_behind(enhance: GLAREEnhance) -> type[Any]:
     of its last call, and sets up the model anew for every other class: make the class once.
     """
 
+    enhanced = with_all_cores(enhance)
+
     class Predictor(DetectionPredictor):
         def preprocess(self, im: Any) -> torch.Tensor:
-            seen: torch.Tensor = enhance(super().preprocess(im))
+            seen: torch.Tensor = enhanced(super().preprocess(im))
             return seen
 
     return Predictor
@@ -294,10 +310,12 @@ def predictor_behind(enhance: GLAREEnhance) -> type[Any]:
 def validator_behind(enhance: GLAREEnhance) -> type[Any]:
     """Return a validator that enhances at the detector's input size: ``yolo.val(..., validator=...)``."""
 
+    enhanced = with_all_cores(enhance)
+
     class Validator(DetectionValidator):
         def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
             batch = super().preprocess(batch)
-            batch["img"] = enhance(batch["img"])
+            batch["img"] = enhanced(batch["img"])
             return batch
 
     return Validator
