@@ -32,6 +32,8 @@ class GLAREConfig:
             level it comes from, which costs twice as much there.
         fusion_blocks: residual blocks behind the last mix-up of stage III, none as published: the input's detail
             comes in there together with its noise, and only behind it can the two be told apart.
+        detail_channels: width of the last layers of stage III, which see the unfolded image beside the input, pixel by
+            pixel; 0 has none, as published. What a stem folds away is hard to tell from noise without them.
         norm_groups: groups of every GroupNorm.
         attention_grid: ``None`` lets attention look at every pixel of the 1/4 resolution map, as published; a
             number pools keys and values onto a grid of that many cells a side, so that the cost grows with the
@@ -62,6 +64,7 @@ class GLAREConfig:
     decoder_blocks: tuple[int, int, int] = (3, 3, 3)
     narrow_up: bool = False
     fusion_blocks: int = 0
+    detail_channels: int = 0
     norm_groups: int = 32
     attention_grid: int | None = None
     level_attention: bool = True
@@ -89,7 +92,7 @@ class GLAREConfig:
             raise ValueError(f"Expected `warp_levels` to be out of 0, 1 and 2 but got {self.warp_levels}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "fusion_blocks" else 1
+            least = 0 if field.name in ("fusion_blocks", "detail_channels") else 1
             if field.type == "int" and (not isinstance(value, int) or value < least):
                 raise ValueError(
                     f"Expected `{field.name}` to be an integer of at least {least} but got {value!r}."

@@ -386,7 +386,9 @@ class Condition(NamedTuple):
 
     feature: Tensor  #: drives the flow, (B,F,h,w) in (0,1), of the latent's size
     mean: Tensor  #: mean of the base distribution, (B,C,h,w)
-    skips: list[Tensor]  #: encoder features at full and at 1/2 size, for stage III, which empties the list
+    #: one for each mix-up of stage III, which empties the list: encoder features at full and at 1/2 size, and before
+    #: them, where `GLAREConfig.detail_channels` asks for it, the logarithm of the input itself
+    skips: list[Tensor]
 
 
 class ConditionalEncoder(nn.Module):
@@ -394,14 +396,16 @@ class ConditionalEncoder(nn.Module):
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
+        self.detail = config.detail_channels > 0
         self.encoder = Encoder(config)
         self.feature = nn.Conv2d(config.latent_channels, config.condition_channels, 3, padding=1)
         self.mean = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
 
     def forward(self, low: Tensor) -> Condition:
         """(B,3,H,W) in [0,1], multiples of `GLAREConfig.stride` -> `Condition`."""
-        latent, skips = self.encoder(log_input(low))
-        return Condition(*self.heads(latent), list(skips))
+        seen = log_input(low)
+        latent, skips = self.encoder(seen)
+        return Condition(*self.heads(latent), [seen, *skips] if self.detail else list(skips))
 
     def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's latent (B,C,h,w) -> the feature and the mean of a `Condition`."""

@@ -141,6 +141,27 @@ def _sampled_rows(
     return F.conv2d(taps.reshape(b, 9 * c, rows, columns), weight.reshape(len(weight), 9 * c, 1, 1), bias)
 
 
+class Detail(nn.Module):
+    """The last mix-up, at the image's own size: of what the decoder made and of the input, both in few channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.of_image = nn.Conv2d(3, channels, 3, padding=1)
+        self.of_input = nn.Conv2d(3, channels, 3, padding=1)
+        self.mix = MixUp(0.0)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, seen: Tensor, fidelity: float) -> Tensor:
+        """The decoder's image (B,3,H,W) and the input's logarithm (B,3,H,W) -> the image (B,3,H,W)."""
+        # Brought to about [-0.7, 1], so that the zeros around it are a middle tone and not white.
+        h = self.mix(self.of_input(seen / 4.0 + 1.0), self.of_image(image), fidelity)
+        h = self.conv(F.silu(h, inplace=True))
+        return image + self.conv_out(F.silu(h, inplace=True))  # type: ignore[no-any-return]
+
+
 class Fusion(nn.Module):
     """The second decoder with its mix-ups and warps."""
 
@@ -156,6 +177,7 @@ class Fusion(nn.Module):
             }
         )
         self.refine = Level(config.channels, config.channels, config.fusion_blocks, False, config)
+        self.detail = Detail(config.detail_channels) if config.detail_channels else None
 
     def forward(
         self,
@@ -170,7 +192,7 @@ class Fusion(nn.Module):
             latent: from the flow, not quantised, (B,C,h,w).
             features: of the codebook's decoder, at full, 1/2 and 1/4 size; what no warp uses may be None. This list and
                 the next are emptied as they are used: at full size each map counts in the peak of the memory.
-            skips: of the conditional encoder, at full and 1/2 size.
+            skips: see `glare.flow.Condition`.
             fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
 
         Returns:
@@ -181,7 +203,9 @@ class Fusion(nn.Module):
         h = self._warped("1", h, features.pop())
         h = self.mix["0"](skips.pop(), self.decoder.to_full(h), fidelity)
         h = self._warped("0", h, features.pop())
-        return self.decoder.image(self.refine(h))
+        image: Tensor = self.decoder.image(self.refine(h))
+        del h
+        return image if self.detail is None else self.detail(image, skips.pop(), fidelity)
 
     def _warped(self, level: str, h: Tensor, code: Tensor | None) -> Tensor:
         """``h`` and, where the level has a warp, what that makes of ``code``."""

@@ -58,7 +58,7 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
 def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
     """What `GLARE.forward` computes, of (1,3,H,W) with sides that are multiples of the stride."""
     encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
-    low = fold(low, encoder.stem)
+    pixels, low = low, fold(low, encoder.stem)
     tiles = _Tiles(low.shape[2], low.shape[3], tile // encoder.stem)
     warped_levels = model.config.warp_levels
 
@@ -104,7 +104,12 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
     h = warped(0, h, code)
     del code
     h = tiles.convolved(fusion.decoder.norm_out, fusion.decoder.conv_out, tiles.through(fusion.refine, h))
-    return unfold(h, encoder.stem)
+    h = unfold(h, encoder.stem)
+    detail = fusion.detail
+    if detail is None:
+        return h
+    at_pixels = _Tiles(pixels.shape[2], pixels.shape[3], tile)
+    return at_pixels.run(lambda h, low: detail(h, log_input(low), fidelity), h, pixels, reach=3)
 
 
 class _Span(NamedTuple):

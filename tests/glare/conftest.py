@@ -23,7 +23,7 @@ SMALL = GLAREConfig(
 )
 
 #: The same on a grid of squares of pixels, with what goes with that.
-FOLDED = dataclasses.replace(SMALL, stem=2, narrow_up=True, warp_levels=(2,))
+FOLDED = dataclasses.replace(SMALL, stem=2, narrow_up=True, warp_levels=(2,), detail_channels=4)
 
 
 def randomise(model: torch.nn.Module) -> None:

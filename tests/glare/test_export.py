@@ -72,7 +72,7 @@ def test_onnxruntime_computes_the_same(network: GLARE, file: Path, size: tuple[i
 @pytest.mark.parametrize("size", [(9, 17), (16, 31), (64, 80)])
 def test_on_a_folded_grid(size: tuple[int, int], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = GLARE(dataclasses.replace(CONFIG, stem=2, narrow_up=True, warp_levels=(2,)))
+    network = GLARE(dataclasses.replace(CONFIG, stem=2, narrow_up=True, warp_levels=(2,), detail_channels=4))
     randomise(network)
     low = torch.rand(2, 3, *size)
     with torch.no_grad():

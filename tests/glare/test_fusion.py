@@ -3,7 +3,7 @@ import torch
 from torchvision.ops import deform_conv2d
 
 from glare import fusion
-from glare.fusion import MixUp, Warp
+from glare.fusion import Detail, MixUp, Warp
 from tests.glare.conftest import randomise
 
 
@@ -20,6 +20,17 @@ class TestMixUp:
         skip, h = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
         assert torch.equal(mix(skip, h, 0.0), h)
         assert torch.equal(mix(skip, h, 2.0), skip)
+
+
+class TestDetail:
+    def test_starts_as_nothing_and_at_fidelity_0_the_input_is_not_seen(self) -> None:
+        torch.manual_seed(0)
+        detail = Detail(4)
+        image, seen, other = torch.rand(3, 1, 3, 7, 9).unbind()
+        torch.testing.assert_close(detail(image, seen, 1.0), image)
+        randomise(detail)
+        assert torch.equal(detail(image, seen, 0.0), detail(image, other, 0.0))
+        assert not torch.allclose(detail(image, seen, 1.0), detail(image, other, 1.0), atol=1e-3)
 
 
 class TestWarp:

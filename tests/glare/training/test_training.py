@@ -370,6 +370,11 @@ class TestLosses:
         loss.backward()
         assert image.grad is not None
         assert image.grad.count_nonzero() == image.numel()
+        # Of a large batch they see half.
+        many = torch.rand(12, 3, 64, 64)
+        seen: list[int] = []
+        Restoration(features=lambda images: seen.append(len(images)) or [images])(many, many.flip(0))
+        assert seen == [6, 6]
         # Frozen: nothing of them is trained or written into a checkpoint.
         assert not list(restoration.parameters())
         assert not restoration.state_dict()
