@@ -156,6 +156,23 @@ class Detail(nn.Module):
 
     def forward(self, image: Tensor, seen: Tensor, fidelity: float) -> Tensor:
         """The decoder's image (B,3,H,W) and the input's logarithm (B,3,H,W) -> the image (B,3,H,W)."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.of_part(image, seen, fidelity)
+        # In strips of rows, which stay in a core's cache: whole maps at this size would be the peak of the memory.
+        height, width = image.shape[2:]
+        rows = max(16, STRIP_ELEMENTS // (2 * self.conv.in_channels * width * len(image)))
+        strips = []
+        for top in range(0, height, rows):
+            first, last = (
+                max(top - 3, 0),
+                min(top + rows + 3, height),
+            )  # three convolutions see three rows beside
+            part = self.of_part(image[:, :, first:last], seen[:, :, first:last], fidelity)
+            strips.append(part[:, :, top - first : top - first + rows])
+        return torch.cat(strips, 2) if len(strips) > 1 else strips[0]
+
+    def of_part(self, image: Tensor, seen: Tensor, fidelity: float) -> Tensor:
+        """`forward` in one piece."""
         # Brought to about [-0.7, 1], so that the zeros around it are a middle tone and not white.
         h = self.mix(self.of_input(seen / 4.0 + 1.0), self.of_image(image), fidelity)
         h = self.conv(F.silu(h, inplace=True))

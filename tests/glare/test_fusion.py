@@ -32,6 +32,18 @@ class TestDetail:
         assert torch.equal(detail(image, seen, 0.0), detail(image, other, 0.0))
         assert not torch.allclose(detail(image, seen, 1.0), detail(image, other, 1.0), atol=1e-3)
 
+    @pytest.mark.parametrize("strip", [1, 4 * 2 * 40 * 20 * 2, 2**21])
+    @pytest.mark.parametrize("height", [1, 15, 41, 100])
+    def test_strips_are_the_whole(self, height: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fusion, "STRIP_ELEMENTS", strip)
+        torch.manual_seed(0)
+        detail = Detail(4)
+        randomise(detail)
+        image, seen = torch.rand(2, 2, 3, height, 20).unbind()
+        whole = detail(image, seen, 1.2)
+        with torch.no_grad():
+            torch.testing.assert_close(detail(image, seen, 1.2), whole, rtol=0, atol=1e-6)
+
 
 class TestWarp:
     @pytest.mark.parametrize(("reduced", "groups"), [(None, 4), (4, 2)])
