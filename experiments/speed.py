@@ -42,6 +42,7 @@ from torch._subclasses import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from chain import chain
 from detection import darken, sample_set
 from detection.cache import Cost
 from detection.dataset import whole_file
@@ -70,7 +71,7 @@ WARM_SIZE = (64, 64)
 CROP = 128  # of photographs, for the latents of `base`
 FOLDER = (24, (400, 600))  # images of the batch tool, and their size
 NATIVE = 1.2  # bf16 counts as native where matrices are multiplied so many times as fast as in float32
-PARTS = ("variants", "gains", "profile", "fidelity", "scaling", "batch")
+PARTS = ("variants", "gains", "profile", "fidelity", "scaling", "batch", "chain")
 
 Size = tuple[int, int]
 Rows = list[dict[str, Any]]
@@ -661,6 +662,7 @@ def calls(only: Sequence[str], runs: int, on_gpu: bool) -> int:
         "fidelity": 2,
         "scaling": turns * len(SCALING_SIZES) * len(TRANSFORM),
         "batch": 4,
+        "chain": turns * 2,
     }
     return sum(of[part] for part in only)
 
@@ -708,6 +710,7 @@ def run(args: argparse.Namespace, typed: str) -> None:
         "fidelity": lambda bar: fidelity(args, bar),
         "scaling": lambda bar: scaling(args, bar),
         "batch": lambda bar: batch_tool(args, bar),
+        "chain": lambda bar: chain(TINY, args.device, args.runs, bar.update),
     }
     steps = calls(args.only, args.runs, args.device.startswith("cuda"))
     with tqdm(total=steps, desc="speed", unit="call") as bar:

@@ -26,6 +26,7 @@ DECIMALS = {
     "% of time": 1,
     "overhead %": 1,
     "GB not moved": 2,
+    "enhancer per detector": 1,
     "GFLOP saved": 1,
     "GFLOP": 1,
     "PSNR, lowest": 1,

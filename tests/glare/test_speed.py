@@ -103,6 +103,18 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
     assert re.search(r"gains -->\nkept\n<!--", doc.read_text())  # no part of this run
 
 
+def test_in_front_of_a_detector(speed: ModuleType) -> None:
+    ticks: list[None] = []
+    table = speed.chain(speed.TINY, "cpu", 2, lambda: ticks.append(None))
+    assert list(table["form"]) == ["put_in_front", "threads that ultralytics leaves"]
+    assert len(ticks) == speed.calls(["chain"], 2, False)
+    assert table["enhancer's threads"][0] >= table["enhancer's threads"][1] >= 1
+    times = table[["enhancer, ms", "detector, ms"]]
+    assert (times > 0).all(axis=None)
+    ratio = times["enhancer, ms"] / times["detector, ms"]
+    assert list(table["enhancer per detector"]) == pytest.approx(list(ratio))
+
+
 def test_every_measure_can_be_taken_back(speed: ModuleType, model: GLARE) -> None:
     """Each form gives the same image, by modules of which some compute in another way."""
     low = torch.rand(1, 3, 40, 36) * 0.3
