@@ -71,6 +71,7 @@ WARM_SIZE = (64, 64)
 CROP = 128  # of photographs, for the latents of `base`
 FOLDER = (24, (400, 600))  # images of the batch tool, and their size
 NATIVE = 1.2  # bf16 counts as native where matrices are multiplied so many times as fast as in float32
+SLOW = 5  # GFLOP/s of a small product of matrices below which no large one is tried
 PARTS = ("variants", "gains", "profile", "fidelity", "scaling", "batch", "chain")
 
 Size = tuple[int, int]
@@ -268,7 +269,7 @@ def machine(device: str) -> dict[str, Any]:
     float32 to TF32.)
     """
     on_gpu = device.startswith("cuda")
-    side, elements = (8192, 2**28) if on_gpu else (2048, 2**26)
+    elements = 2**28 if on_gpu else 2**26
 
     def median_seconds(call: Callable[[], object]) -> float:
         times = []
@@ -293,15 +294,26 @@ def machine(device: str) -> dict[str, Any]:
             1,
         ),
     }
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+
+    def gflops(side: int, dtype: torch.dtype, convolution: bool) -> float:
         matrix = torch.rand(side, side, device=device).to(dtype)
         product = torch.empty_like(matrix)
         image = matrix.view(1, side, -1, 32).contiguous(memory_format=torch.channels_last)
         kernels = matrix.view(side, side, 1, 1)
-        seconds = median_seconds(lambda m=matrix, p=product: torch.mm(m, m, out=p))  # type: ignore[misc]
-        if not on_gpu:
-            seconds = min(seconds, median_seconds(lambda i=image, k=kernels: torch.conv2d(i, k)))  # type: ignore[misc]
-        result[f"{name}_gflops"] = 2 * side**3 / seconds / 1e9
+        seconds = median_seconds(
+            (lambda: torch.conv2d(image, kernels))
+            if convolution
+            else (lambda: torch.mm(matrix, matrix, out=product))
+        )
+        return 2 * side**3 / seconds / 1e9
+
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        rates = []
+        for convolution in (False,) if on_gpu else (False, True):
+            # Without AVX512 MKL's product of 2048×2048 in bf16 takes half a minute.
+            rate = math.inf if on_gpu else gflops(256, dtype, convolution)
+            rates.append(gflops(8192 if on_gpu else 2048, dtype, convolution) if rate > SLOW else rate)
+        result[f"{name}_gflops"] = max(rates)
     source = torch.ones(elements, device=device)
     target = torch.empty_like(source)
     result["gb_per_s"] = 2 * 4 * elements / median_seconds(lambda: target.copy_(source)) / 1e9
