@@ -6,20 +6,23 @@
 """
 
 try:
-    from detection.boxes import COCO_CLASSES, EXDARK_CLASSES, Detections
     from detection.cache import Cache
-    from detection.coco import read_coco, write_coco
-    from detection.darkened import write_darkened
-    from detection.dataset import Dataset, Sample, darken
-    from detection.detectors import Detector, TorchvisionDetector, detector
+    from detection.data.auto import read_dataset
+    from detection.data.builtin import sample_set
+    from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES
+    from detection.data.coco import read_coco, write_coco
+    from detection.data.core import Dataset, Detections, Sample
+    from detection.data.dark_face import read_dark_face
+    from detection.data.darken import darken, write_darkened
+    from detection.data.exdark import ExDark
+    from detection.data.paired import read_test_sets
+    from detection.data.yolo import read_yolo, write_yolo
+    from detection.detectors import detector
+    from detection.detectors.base import Detector
+    from detection.detectors.torchvision import TorchvisionDetector
     from detection.enhancers import Enhancer, enhancer
     from detection.evaluate import evaluate
-    from detection.exdark import ExDark
-    from detection.folders import read_dark_face, read_yolo, write_yolo
-    from detection.readers import read_dataset
     from detection.restoration import restore
-    from detection.sample import sample_set
-    from detection.testsets import read_test_sets
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "scipy", "skimage"):
         raise

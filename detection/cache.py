@@ -18,24 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.boxes import Detections
-from detection.dataset import Pixels, open_image, whole_file
+from detection.data.core import Detections, Pixels, open_image, whole_file
+from detection.timing import Cost
 
 _HEADER = 33
 """Bytes of a PNG before its second part: the signature and the size of the image."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a call took when it was made.
-
-    Attributes:
-        ms: wall-clock time in milliseconds; NaN where it was not measured.
-        mb: the highest memory meanwhile in 10^6 bytes, see `detection.measured.measured`; NaN likewise.
-    """
-
-    ms: float
-    mb: float
 
 
 def fingerprint(*parts: str | bytes | Path) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.dataset import IMAGE_SUFFIXES, Pixels, Sample, load_image
+from detection.data.core import IMAGE_SUFFIXES, Pixels, Sample, load_image
+from detection.faults import one_line
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -172,11 +173,6 @@ def check_device(name: str) -> None:
         raise ValueError(
             f"Expected argument `device` to be one that torch has but got {name!r}: {one_line(error)}"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """Return an exception of somebody else's in a line: its type, and the first line that it says."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _onnx(file: Path, device: str) -> Enhancer:

@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from tqdm import tqdm
 
-from detection.boxes import Detections, class_map
-from detection.cache import Cache, Cost, fingerprint
-from detection.dataset import Dataset, Pixels, Sample
-from detection.detectors import Detector
+from detection.cache import Cache, fingerprint
+from detection.data.classes import class_map
+from detection.data.core import Dataset, Detections, Pixels, Sample
+from detection.detectors.base import Detector
 from detection.enhancers import Enhancer, Folder
-from detection.measured import Call, Enhancing, FaultError, ahead, blame, lpips, measured, psnr, ssim, working
-from detection.scores import RECALLS, Difference, Matches, paired_bootstrap
+from detection.faults import FaultError, blame
+from detection.metrics.average_precision import RECALLS, Matches
+from detection.metrics.bootstrap import Difference, paired_bootstrap
+from detection.metrics.image_quality import lpips, psnr, ssim
+from detection.stream import Call, Enhancing, ahead, working
+from detection.timing import Cost, timed
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
 """Called with each sample and, per enhancer, what the (first) detector saw and what it found there."""
@@ -159,10 +163,10 @@ class Results:
             ``detector`` (where they have names), ``light``, ``place`` (where there are several), ``enhancer``;
             ``mAP50`` and ``mAP50-95`` in [0,1]; ``PSNR`` in dB, ``SSIM`` and ``LPIPS`` (where asked for), NaN
             without a reference; ``ms`` and ``detector_ms``, the mean time per image of enhancer and detector, and
-            ``MB`` and ``detector_MB``, the highest memory meanwhile (see `measured`); ``images`` and ``boxes``;
+            ``MB`` and ``detector_MB``, the highest memory meanwhile; ``images`` and ``boxes``;
             ``dmAP50``, ``dmAP50_low``, ``dmAP50_high``, the difference from ``raw`` with its 95 % interval, and
             ``verdict``: ``better``, ``worse`` or, if 0 is in the interval, ``within noise``, and without an interval
-            ``too few images``, see `detection.scores.ENOUGH_PHOTOGRAPHS`; ``dmAP50-95`` and its interval;
+            ``too few images``, see `detection.metrics.bootstrap.ENOUGH_PHOTOGRAPHS`; ``dmAP50-95`` and its interval;
             then the rest of `Matches.scores`.
             ``attrs["faults"]`` lists what was left out, ``attrs["used"]`` and ``attrs["of"]`` count images, those that
             the reader of the set left out among them.
@@ -386,7 +390,7 @@ class _Run:
     def look(
         self, number: int, image: Pixels, reference: Pixels | None, go_on: Callable[[Call], Call]
     ) -> tuple[list[Record], dict[str, tuple[Pixels, Detections]]]:
-        """All records of one image, and what `OnImage` is told; for `go_on` see `detection.measured.ahead`."""
+        """All records of one image, and what `OnImage` is told; for `go_on` see `detection.stream.ahead`."""
         made: list[tuple[str, str, Detections, Cost, Cost, Path | None]] = []
         seen: dict[str, tuple[Pixels, Detections]] = {}
         with self.enhance.keeping(go_on) as timed:
@@ -415,7 +419,7 @@ class _Run:
             # A detector that draws into its input must not reach what is kept and measured.
             self.enhance.warm_up(detector, lambda: detector([image.copy()]))
             copy = image.copy()
-            (found,), cost = measured(lambda: detector([copy]))
+            (found,), cost = timed(lambda: detector([copy]))
             return found, cost
 
         identity: str | None = getattr(detector, "identity", None)

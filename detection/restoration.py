@@ -6,7 +6,7 @@ with GT-mean are of images that were first scaled to the brightness of their ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,30 +14,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
-from detection.cache import Cache, Cost, fingerprint
-from detection.dataset import Dataset, Pixels, Sample, load_image
-from detection.enhancers import Enhancer, Folder, Named, enhancer, raw
-from detection.measured import (
-    Enhancing,
-    FaultError,
-    ahead,
-    as_tensor,
-    blame,
-    lpips,
-    psnr,
-    ssim,
-    working,
-)
-from detection.scores import ENOUGH_PHOTOGRAPHS
-from detection.testsets import is_jpeg
-from glare import GLARE, GLAREEnhance, metrics, weights
-from glare.data.overlap import Overlap, find_overlaps
+from detection.cache import Cache, fingerprint
+from detection.data.core import Dataset, Pixels, Sample, load_image
+from detection.data.paired import is_jpeg
+from detection.enhancers import Enhancer, Folder, enhancer, raw
+from detection.faults import FaultError, blame
+from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
+from detection.metrics.complexity import complexity
+from detection.metrics.image_quality import as_tensor, lpips, psnr, ssim
+from detection.stream import Enhancing, ahead, working
+from detection.timing import Cost
+from glare import metrics
 from glare.niqe import NIQE
 
 GT_MEAN = " GT-mean"
@@ -130,13 +121,13 @@ class Restoration:
 
         Returns:
             ``set``, ``enhancer``; the mean of each of `measures`, NaN where there is none, with its 95 % interval in
-            ``…_low`` and ``…_high``, NaN for less than `detection.scores.ENOUGH_PHOTOGRAPHS` scenes; ``ms``, the mean
+            ``…_low`` and ``…_high``, NaN for less than `ENOUGH_PHOTOGRAPHS` scenes; ``ms``, the mean
             time per image, and ``MB``, the highest memory meanwhile (see
-            `detection.measured.measured`); ``Mparams`` and ``GFLOP``, see `price`; ``images``.
+            `detection.timing.timed`); ``Mparams`` and ``GFLOP``, see `complexity`; ``images``.
         """
         images = self.images()
         images["scene"] = [_scene(self.dataset.samples[record.sample]) for record in self.records]
-        prices = {name: price(enhance) for name, enhance in self.enhancers.items()}
+        prices = {name: complexity(enhance) for name, enhance in self.enhancers.items()}
         groups = list(images.groupby("set", sort=False))
         kinds = {sample.reference is None for sample in self.samples}
         if len(groups) > 1 and len(kinds) == 1:
@@ -174,7 +165,7 @@ def restore(
     images. An enhancer that fails on all it is tried on at the start is listed and left out.
 
     Args:
-        dataset: see `detection.testsets.read_test_sets` and `detection.darken`.
+        dataset: see `detection.data.paired.read_test_sets` and `detection.darken`.
         enhancers: functions from (H, W, 3) uint8 RGB to the same, or folders, by the name of their row.
         gt_mean: add the figures with GT-mean beside the plain ones, and the row of ``gamma``, without which nobody
             can tell what they are worth.
@@ -284,97 +275,6 @@ def _interval(
         ends = np.quantile(means, [0.025, 0.975], axis=0)
     low, high = (dict(zip(figures.columns, end.tolist(), strict=True)) for end in ends)
     return low, high
-
-
-def price(enhance: Enhancer | Folder) -> tuple[float, float]:
-    """Return how many millions of parameters an enhancer has, and how many 10^9 operations it spends on 256×256.
-
-    A multiplication and an addition are two operations. Counted are products of matrices, convolutions (deformable
-    ones too) and attention; both are NaN for what is no torch module.
-    """
-    network = enhance.enhance if isinstance(enhance, Named) else enhance
-    if not isinstance(network, nn.Module):
-        return float("nan"), float("nan")
-    parts: nn.Module = network
-    if isinstance(network, GLAREEnhance):
-        parts = GLARE(network.model.config)  # as trained: the frozen copy in use has some folded into others
-    parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
-    grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
-    try:
-        with torch.no_grad(), flop_counter() as counter:
-            network(grey)
-    except Exception:  # a network of somebody else's that does not take this size
-        return parameters, float("nan")
-    return parameters, counter.get_total_flops() / 1e9
-
-
-def flop_counter() -> FlopCounterMode:
-    """Return torch's counter of operations, which here also knows of deformable convolutions and attention on a CPU."""
-
-    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-    def deformable(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return int(conv_flop_count(image, weight, out_shape))
-
-    also: dict[Any, Any] = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-        torch.ops.torchvision.deform_conv2d: deformable,
-    }
-    return FlopCounterMode(display=False, custom_mapping=also)
-
-
-def trained_on_test(
-    samples: Sequence[Sample], enhancers: Mapping[str, Enhancer | Folder]
-) -> tuple[list[str], dict[str, list[Overlap]]]:
-    """Look for test images that the weights of GLARE were trained on, by what is on them and by name.
-
-    Returns:
-        Lines for a reader, and what was found by the name of the enhancer; nothing where there is nothing to tell.
-    """
-    files = [path for sample in samples if (path := sample.reference_path or sample.path)]
-    files = list(dict.fromkeys(files))
-    by_weights: dict[Path, list[str]] = {}
-    for name, enhance in enhancers.items():
-        network = enhance.enhance if isinstance(enhance, Named) else enhance
-        if isinstance(network, GLAREEnhance) and network.weights is not None:
-            by_weights.setdefault(weights.find(network.weights), []).append(name)
-    lines: list[str] = []
-    found: dict[str, list[Overlap]] = {}
-    for file, names in by_weights.items():
-        title = ", ".join(names)
-        trained = weights.trained_on(file)
-        if not trained:
-            data = {str(source) for entry in weights.history(file) for source in entry.get("data", ())}
-            told = f" (they name {', '.join(sorted(data))})" if data else ""
-            lines.append(
-                f"Warning: the weights of {title} tell no fingerprints of their training images{told}: whether the "
-                "test images are among them was not checked."
-            )
-            continue
-        try:
-            overlaps = find_overlaps(files, trained)
-        except ValueError as error:  # what Pillow reads and torchvision does not; no reason to lose the table
-            lines.append(f"Warning: whether {title} was trained on test images was not checked: {error}")
-            continue
-        found |= dict.fromkeys(names, overlaps)
-        pictures = [overlap for overlap in overlaps if overlap.by == "picture"]
-        if pictures:
-            lines.append(
-                f"Warning: {title} was trained on {len(pictures)} of the {len(files)} test images, or on others that "
-                f"look alike, such as another shot from the same tripod, which flatters it: {_listed(pictures)}."
-            )
-        if named := [overlap for overlap in overlaps if overlap.by == "name"]:
-            lines.append(
-                f"{len(named)} of the {len(files)} test images have the name, but not the looks, of a training image "
-                f"of {title}; where images are called by numbers that means nothing: {_listed(named)}."
-            )
-    return lines, found
-
-
-def _listed(overlaps: Sequence[Overlap]) -> str:
-    shown = ", ".join(f"{overlap.file.name} ({overlap.trained})" for overlap in overlaps[:10])
-    return shown + (f" and {len(overlaps) - 10} more" if len(overlaps) > 10 else "")
 
 
 def enhanced_image(restoration: Restoration, record: Record) -> Pixels | None:

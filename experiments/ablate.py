@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from detection.report import write_markdown
+from detection.report.tables import write_markdown
 from glare import GLARE
 from glare.data.pairs import Crops
 from glare.flow import ConditionalEncoder, Flow

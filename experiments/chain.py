@@ -15,8 +15,9 @@ from ultralytics import YOLO
 from ultralytics.utils import NUM_THREADS
 
 from detection import darken, sample_set
-from detection.threads import free_threads, threads
-from detection.yolo import WEIGHTS, built_in, put_in_front
+from detection.detectors.ultralytics import WEIGHTS, built_in
+from detection.hooks import put_in_front
+from detection.timing import free_threads, threads
 from glare import GLAREEnhance
 
 SIZE = (640, 480)  # of the photograph, width and height

@@ -40,29 +40,26 @@ from detection import (
     sample_set,
 )
 from detection.cache import Cache
-from detection.dataset import Pixels, stems
+from detection.data.core import Pixels, stems
 from detection.detectors import BUILT_IN, detector
 from detection.enhancers import NAMES, Enhancer, Folder, check_device, enhancer, raw
 from detection.evaluate import Results, collect
-from detection.extremes import comparisons
-from detection.figures import Chart, bars, curves
-from detection.html import Figure, Notes, Section, Table, made_with_section, write_html
-from detection.measured import FaultError, blame
-from detection.provenance import command, portable, versions, without_folders
-from detection.report import (
-    Panel,
+from detection.faults import FaultError, blame
+from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
+from detection.report.best_worst import comparisons
+from detection.report.charts import Chart, bars, curves
+from detection.report.draw import Panel, save_picture, side_by_side, stacked
+from detection.report.page import Figure, Notes, Section, Table, made_with_section, write_html
+from detection.report.provenance import command, portable, versions, without_folders
+from detection.report.tables import (
     details,
     overview,
     rounded,
-    save_picture,
-    side_by_side,
-    stacked,
     write_csv,
     write_json,
     write_latex,
     write_markdown,
 )
-from detection.scores import ENOUGH_PHOTOGRAPHS
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
 

@@ -24,10 +24,13 @@ import torch
 
 from detection import darken, sample_set
 from detection.cache import Cache
-from detection.dataset import whole_file
+from detection.data.core import whole_file
+from detection.data.paired import read_test_sets
 from detection.enhancers import NAMES, check_device, enhancer
-from detection.figures import bars
-from detection.html import (
+from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
+from detection.metrics.leakage import find_leakage
+from detection.report.charts import bars
+from detection.report.page import (
     Comparison,
     Figure,
     Notes,
@@ -37,18 +40,9 @@ from detection.html import (
     made_with_section,
     write_html,
 )
-from detection.provenance import command, versions, without_folders
-from detection.report import cell, write_csv, write_json, write_latex, write_markdown
-from detection.restoration import (
-    GT_MEAN,
-    Restoration,
-    enhanced_image,
-    overview,
-    restore,
-    trained_on_test,
-)
-from detection.scores import ENOUGH_PHOTOGRAPHS
-from detection.testsets import read_test_sets
+from detection.report.provenance import command, versions, without_folders
+from detection.report.tables import cell, write_csv, write_json, write_latex, write_markdown
+from detection.restoration import GT_MEAN, Restoration, enhanced_image, overview, restore
 from glare.data.degrade import LEVELS
 from glare.metrics import LPIPS
 
@@ -110,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache or args.out / "cache")
 
     found = restore(data, enhancers, gt_mean=args.gt_mean, cache=cache, lpips=lpips, progress=True)
-    warnings, overlaps = trained_on_test(found.samples, found.enhancers)
+    warnings, overlaps = find_leakage(found.samples, found.enhancers)
     notes = [without_folders(note) for note in [*warnings, *notes_on(found, args)]]
     table = found.table()
     read = overview(table)

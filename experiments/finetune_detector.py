@@ -9,7 +9,7 @@ enhanced training images, then measured on the held-out ones behind the same enh
 Without, yolo26n with ExDark's twelve classes, a little further trained on clean photographs: no image is darkened
 or enhanced, so the detector favours no enhancer. Images with an even number in their name are trained on, those
 with an odd number are measured on (COCO mAP by pycocotools, against the same rows of yolo26n as it came). The
-result goes to ``detection/weights/``: fp16 safetensors, a YAML with the architecture, and a card.
+result goes to ``detection/detectors/weights/``: fp16 safetensors, a YAML with the architecture, and a card.
 
     python experiments/finetune_detector.py --weights yolo26n.pt --data coco_dark_source
 """
@@ -37,16 +37,16 @@ from detection import (
     Sample,
     darken,
     evaluate,
-    exdark,
     read_dataset,
     read_yolo,
     write_yolo,
 )
-from detection.dataset import Pixels
+from detection.data.core import Pixels
+from detection.data.exdark import LIST
+from detection.data.yolo import yolo_splits
+from detection.detectors.ultralytics import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
 from detection.enhancers import Folder, enhanced_by, enhancer, raw
-from detection.folders import yolo_splits
-from detection.report import rounded, write_csv, write_markdown
-from detection.yolo import WEIGHTS, YOLO, YOLODetector, built_in, keep_exdark_classes, train
+from detection.report.tables import rounded, write_csv, write_markdown
 from glare.data.degrade import LEVELS
 
 NAME = "yolo26n-exdark"
@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="the first one (default: 0)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="(default: runs/finetune_detector; detection/weights)")
+    parser.add_argument(
+        "--out", type=Path, help="(default: runs/finetune_detector; detection/detectors/weights)"
+    )
     protocol = parser.add_argument_group("the protocol")
     protocol.add_argument("--enhancers", help="by name, or module:callable, e.g. raw,clahe,glare")
     protocol.add_argument(
@@ -155,7 +157,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def split(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     """What to train and what to measure on, darkened if asked for."""
-    official = ("train", "test") if (args.data / exdark.LIST).exists() else (None, None)
+    official = ("train", "test") if (args.data / LIST).exists() else (None, None)
     if args.data.is_dir() or args.data.suffix in (".yaml", ".yml"):
         places = yolo_splits(args.data)
         if places.get("train") and places.get("val") and places["train"] != places["val"]:

@@ -44,12 +44,12 @@ from tqdm import tqdm
 
 from chain import chain
 from detection import darken, sample_set
-from detection.cache import Cost
-from detection.dataset import whole_file
-from detection.measured import as_tensor, measured
-from detection.provenance import command, versions
-from detection.report import markdown
-from detection.restoration import flop_counter
+from detection.data.core import whole_file
+from detection.metrics.complexity import flop_counter
+from detection.metrics.image_quality import as_tensor
+from detection.report.provenance import command, versions
+from detection.report.tables import markdown
+from detection.timing import Cost, timed
 from gains import GAINS, reference
 from glare import GLARE, GLAREEnhance
 from glare.batch import enhance_files, find_jobs
@@ -206,10 +206,10 @@ def serve(task: str) -> None:
             return compute
 
     call(1, *given["warm"])()  # threads start and kernels are chosen
-    start = measured(lambda: synchronize(device))[1].mb
+    start = timed(lambda: synchronize(device))[1].mb
     print(json.dumps([0.0, start]), flush=True)
     for line in sys.stdin:
-        cost = measured(call(*json.loads(line)))[1]
+        cost = timed(call(*json.loads(line)))[1]
         print(json.dumps([cost.ms, cost.mb - start]), flush=True)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from detection.dataset import whole_file
+from detection.data.core import whole_file
 
 DECIMALS = {
     "ratio": 2,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from detection import Detections
-from detection.cache import Cache, Cost, fingerprint
+from detection.cache import Cache, fingerprint
+from detection.timing import Cost
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
 COST = Cost(12.345678901234567, 678.9)

@@ -29,7 +29,7 @@ def main() -> Callable[[list[str]], None]:
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """A COCO JSON of two photographs beside their files, and a third one that is broken."""
-    file = Path(str(importlib.util.find_spec("detection.sample").origin)).with_name("annotations.json")
+    file = Path(str(importlib.util.find_spec("detection.data.builtin").origin)).with_name("annotations.json")
     content = json.loads(file.read_text())
     content["images"] = [image for image in content["images"] if image["id"] in (4, 5)]
     content["annotations"] = [mark for mark in content["annotations"] if mark["image_id"] in (4, 5)]

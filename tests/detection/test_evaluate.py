@@ -15,17 +15,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from skimage.filters import gaussian
 
 from detection import Dataset, Detections, Sample, darken, evaluate, sample_set
 from detection.cache import Cache, write_png
-from detection.dataset import Pixels, load_image
+from detection.data.core import Pixels, load_image
 from detection.enhancers import Folder, raw
 from detection.evaluate import collect
-from detection.measured import as_tensor, measured, psnr, ssim
-from detection.scores import Matches
+from detection.metrics.average_precision import Matches
+from detection.metrics.image_quality import psnr
+from detection.timing import timed
 from glare.metrics import LPIPS
-from glare.metrics import ssim as glare_ssim
 
 
 def sample(
@@ -47,49 +46,6 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> D
 
 
 BOX = [0.0, 0.0, 50.0, 50.0]
-
-
-class TestQuality:
-    @pytest.fixture
-    def pair(self) -> tuple[Pixels, Pixels]:
-        image = sample_set().samples[3].load()[:64, :80]
-        noise = np.random.default_rng(0).normal(0, 12, image.shape)
-        return image, (image + noise).clip(0, 255).astype(np.uint8)
-
-    def test_psnr(self, pair: tuple[Pixels, Pixels]) -> None:
-        error = np.mean((pair[0].astype(float) - pair[1]) ** 2)
-        assert psnr(pair[1], pair[0]) == pytest.approx(10 * np.log10(255**2 / error))
-
-    def test_ssim(self, pair: tuple[Pixels, Pixels]) -> None:
-        # Wang's formula written out; an 11×11 window is a radius of 5, cut off at 3.5 σ.
-        def mean(x: np.ndarray) -> np.ndarray:
-            return gaussian(x, sigma=1.5, truncate=3.5, channel_axis=-1, mode="reflect")
-
-        x, y = (image.astype(float) for image in pair)
-        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        mx, my = mean(x), mean(y)
-        vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-        values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-7)
-
-    def test_ssim_of_what_is_nearly_even(self) -> None:
-        # All that is there to see is far smaller than the values: what single precision is worst at.
-        tall = np.full((150, 40, 3), 250, np.uint8)
-        assert ssim(tall, tall + np.uint8(2)) == pytest.approx(exact(tall, tall + np.uint8(2)), abs=1e-6)
-        tall[:, 20:] = 3
-        striped = tall.copy()
-        striped[::2] += 1
-        assert ssim(tall, striped) == pytest.approx(exact(tall, striped), abs=1e-4)
-
-    @pytest.mark.parametrize("height", [11, 64, 74, 75, 139])
-    def test_ssim_of_any_height(self, height: int) -> None:
-        rng = np.random.default_rng(height)
-        image, reference = (rng.integers(0, 256, (height, 13, 3), dtype=np.uint8) for _ in range(2))
-        assert ssim(image, reference) == pytest.approx(exact(image, reference), abs=1e-7)
-
-
-def exact(image: Pixels, reference: Pixels) -> float:
-    return float(glare_ssim(as_tensor(image), as_tensor(reference)))
 
 
 class Bright:
@@ -623,7 +579,7 @@ class TestPrice:
             watched.note()
             write_png(*given)
 
-        monkeypatch.setattr("detection.measured.write_png", write)
+        monkeypatch.setattr("detection.stream.write_png", write)
         data = squares(count=4)
         samples = [replace(sample, load=partial(load, sample)) for sample in data.samples]
         enhancers = {"raw": raw, "a": Counted(watched, "a"), "b": Counted(watched, "b")}
@@ -639,7 +595,7 @@ class TestPrice:
                 watched.note()
                 sleep(0.01)
 
-        monkeypatch.setattr("detection.measured.write_png", write)
+        monkeypatch.setattr("detection.stream.write_png", write)
         small = [
             replace(
                 sample, load=lambda i=i: square(i)[18:26, 18:26], reference=lambda: square(9)[18:26, 18:26]
@@ -653,9 +609,9 @@ class TestPrice:
 
     @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
     def test_memory_is_the_highest_of_the_call(self) -> None:
-        _, before = measured(lambda: None)
-        kept, most = measured(lambda: np.ones(100_000_000, np.uint8)[:9].copy())
-        _, after = measured(lambda: None)
+        _, before = timed(lambda: None)
+        kept, most = timed(lambda: np.ones(100_000_000, np.uint8)[:9].copy())
+        _, after = timed(lambda: None)
         assert len(kept) == 9
         assert 90 < most.mb - before.mb < 130
         assert after.mb - before.mb < 30
@@ -674,7 +630,7 @@ class TestPrice:
             Dataset(tuple(many)),
             Bright(),
             {"raw": raw, "negative": lambda image: 255 - image},
-            on_image=lambda *_: peaks.append(measured(lambda: None)[1].mb),
+            on_image=lambda *_: peaks.append(timed(lambda: None)[1].mb),
             resamples=0,
         )
         assert max(peaks[20:]) < max(peaks[:20]) + 10  # twenty more images are 60 MB with their enhanced ones

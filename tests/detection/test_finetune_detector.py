@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sample_set, write_yolo
-from detection.dataset import Dataset
+from detection.data.core import Dataset
+from detection.detectors.ultralytics import YOLO, built_in
 from detection.enhancers import gamma
-from detection.yolo import YOLO, built_in
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]

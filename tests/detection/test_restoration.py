@@ -1,5 +1,4 @@
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,17 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from detection import Dataset, Detections, darken, enhancer, evaluate, read_test_sets, restore, sample_set
 from detection.cache import Cache
-from detection.dataset import Pixels, Sample
+from detection.data.core import Pixels, Sample
 from detection.enhancers import Folder, raw
-from detection.restoration import MEASURES, enhanced_image, overview, price, trained_on_test
-from glare import GLARE, GLAREEnhance, niqe, weights
-from glare.data.overlap import fingerprints
+from detection.restoration import MEASURES, enhanced_image, overview
+from glare import niqe
 from glare.metrics import LPIPS
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -339,91 +336,3 @@ def test_a_killed_run_goes_on(night: Dataset, tmp_path: Path) -> None:
     for record in found.records:
         made = CLASSICS[record.enhancer](night.samples[record.sample].load())
         assert np.array_equal(enhanced_image(found, record), made)
-
-
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 3, 3, padding=1, bias=False)
-
-    def forward(self, image: Pixels) -> Pixels:
-        x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        attended = nn.functional.scaled_dot_product_attention(*[x[:, :1, :64, :16]] * 3)
-        assert attended.shape == (1, 1, 64, 16)
-        return self.layer(self.layer(x)).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
-
-
-class TestPrice:
-    def test_counts_products_and_sums(self) -> None:
-        parameters, operations = price(Twice())
-        assert parameters == pytest.approx(81 / 1e6)
-        attention = 2 * 2 * 64 * 64 * 16
-        assert operations == pytest.approx((2 * 2 * 81 * 256 * 256 + attention) / 1e9, rel=1e-9)
-
-    def test_of_what_is_no_module_there_is_none(self, tmp_path: Path) -> None:
-        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-        for enhance in (raw, CLASSICS["gamma"], Folder(tmp_path)):
-            assert np.isnan(price(enhance)).all()
-
-    @pytest.mark.skipif(not TRAINED.is_dir(), reason="glare-tiny is not trained yet")
-    def test_of_glare(self) -> None:
-        parameters, operations = price(enhancer("glare"))
-        shapes = load_file(TRAINED / weights.FILE)
-        assert parameters == pytest.approx(sum(tensor.numel() for tensor in shapes.values()) / 1e6, rel=0.01)
-        assert 10 < operations < 30
-
-
-class TestTrainedOnTest:
-    @pytest.fixture
-    def pairs(self, tmp_path: Path) -> Iterator[Path]:
-        for i, sample in enumerate(sample_set().samples):
-            for side, factor in (("low", 8), ("high", 1)):
-                folder = tmp_path / "set" / side
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(sample.load() // factor).resize((90, 60)).save(folder / f"{i}.png")
-        return tmp_path / "set"
-
-    def weights_with(self, tmp_path: Path, **history: object) -> GLAREEnhance:
-        weights.save(GLARE("tiny"), tmp_path / "weights", history=[{"stage": "fusion", **history}])
-        return GLAREEnhance(tmp_path / "weights")
-
-    def test_is_told_by_picture_and_by_name(self, pairs: Path, tmp_path: Path) -> None:
-        files = sorted((pairs / "high").iterdir())
-        first, second, third = fingerprints(files[:3])
-        other = f"{int(third[:16], 16) ^ (2**64 - 1):016x}"  # every bit of it is another
-        lines = [first.replace(" 0.png", " 77.png"), second, f"{other} 5.jpg"]
-        ours = self.weights_with(tmp_path, hashes=lines)
-        data = read_test_sets(pairs)
-        (by_picture, by_name), found = trained_on_test(data.samples, {"raw": raw, "ours": ours})
-        assert by_picture.startswith("Warning: ours was trained on 2 of the 6 test images")
-        assert "flatters it: 0.png (77.png), 1.png (1.png)." in by_picture
-        assert "1 of the 6 test images have the name, but not the looks" in by_name
-        assert "5.png (5.jpg)" in by_name
-        assert {(o.file.name, o.by) for o in found["ours"]} == {
-            ("0.png", "picture"),
-            ("1.png", "picture"),
-            ("5.png", "name"),
-        }
-
-    def test_nothing_known_is_told_too(self, pairs: Path, tmp_path: Path) -> None:
-        ours = self.weights_with(tmp_path, data=["lol_v1/train"])
-        lines, found = trained_on_test(read_test_sets(pairs).samples, {"ours": ours})
-        assert found == {}
-        (line,) = lines
-        assert "tell no fingerprints" in line
-        assert "they name lol_v1/train" in line
-
-    def test_what_was_not_checked_is_told(self, pairs: Path, tmp_path: Path) -> None:
-        for side in ("low", "high"):
-            Image.new("RGB", (90, 60)).save(pairs / side / "0.png", format="BMP")  # Pillow looks inside
-        ours = self.weights_with(tmp_path, hashes=["0123456789abcdef far.png"])
-        data = read_test_sets(pairs)
-        assert len(data) == 6
-        (line,) = trained_on_test(data.samples, {"ours": ours})[0]
-        assert "was not checked: Cannot read the image" in line
-
-    def test_nothing_to_tell(self, pairs: Path, tmp_path: Path) -> None:
-        samples = read_test_sets(pairs).samples
-        assert trained_on_test(samples, CLASSICS) == ([], {})
-        ours = self.weights_with(tmp_path, hashes=["0123456789abcdef far.png"])
-        assert trained_on_test(samples, {"ours": ours}) == ([], {"ours": []})

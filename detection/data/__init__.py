@@ -1,0 +1,1 @@
+"""Labelled sets and sets of pairs, read, darkened and written."""

@@ -1,0 +1,62 @@
+"""The DARK FACE set in the layout it is distributed in.
+
+Yang et al., "Advancing Image Understanding in Poor Visibility Environments: A Collective Benchmark Study", IEEE TIP
+2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from detection.data.core import Dataset, Sample, file_sample, inside_image, numbers, open_image
+from detection.data.yolo import image_files, without_image
+
+
+def read_dark_face(root: str | Path) -> Dataset:
+    """Read the DARK FACE set; of each image only the header is opened, for its size.
+
+    Args:
+        root: the folder with ``image/`` and, under the same names, ``label/``: the number of faces on the first
+            line, then ``x1 y1 x2 y2`` in pixels for each. An image without faces has a label file that says 0.
+
+    Returns:
+        The set, of one class, ``face``; its light is ``night``. Images without a label file, images and label
+        files that cannot be read and those whose number is wrong are left out and listed in its `faults`, and
+        so are label files without an image, and boxes that had to be cut to the image.
+
+    Raises:
+        FileNotFoundError: if there are no images.
+    """
+    root = Path(root)
+    files = image_files(root / "image")
+    samples: list[Sample] = []
+    faults = without_image(root / "label", root / "image", files)
+    for file in files:
+        name = file.relative_to(root / "image")
+        try:
+            boxes = _faces((root / "label" / name).with_suffix(".txt"))
+            with open_image(file) as image:
+                size = image.size
+        except (OSError, ValueError) as error:
+            faults.append(f"{name.as_posix()}: {error}")
+            continue
+        sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *size)
+        samples.append(replace(sample, light="night"))
+        faults += cut
+    left_out = len(files) - len(samples)
+    return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out)
+
+
+def _faces(file: Path) -> list[list[float]]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file.parent.name}/{file.name}")
+    count, *lines = [
+        line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+    ] or [[]]
+    if [str(len(lines))] != count or any(len(line) != 4 for line in lines):
+        raise ValueError(
+            f"expected the number of faces and as many lines `x1 y1 x2 y2` but got {' '.join(count)!r} "
+            f"and {len(lines)} lines"
+        )
+    return [numbers(line) for line in lines]

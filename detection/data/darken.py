@@ -1,0 +1,162 @@
+"""A labelled set as it would look in little light: darkened when it is loaded, or written to files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from detection.data.coco import image_entry, read_coco, write_entries
+from detection.data.core import Dataset, Pixels, Sample, open_image, relative_name, whole_file
+from glare.data.degrade import degrade, generator_for, sample_cast, sample_exposure
+
+_CLEAN = "clean"
+# Every PNG tells in a text chunk what it was made from, so that no file of another set or seed passes for it.
+_ORIGIN = "glare-origin"
+
+
+def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
+    """Return the set as it would look in little light, with the original as the clean reference.
+
+    The images are darkened when they are loaded. The light and the noise of an image depend on
+    ``(seed, name, level)`` alone: whoever loads it gets the same pixels. All levels of one photograph follow
+    each other. `write_darkened` does the same to files.
+
+    Args:
+        dataset: a set in normal light.
+        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme.
+        seed: another seed is another night.
+
+    Raises:
+        ValueError: if a level is unknown or none is given.
+    """
+    if not levels:
+        raise ValueError("Expected argument `levels` to name at least one light level but got none.")
+    for level in levels:
+        sample_exposure(level)  # raises now what would otherwise be raised at the first image
+    samples = [
+        replace(
+            sample,
+            load=partial(_load_darkened, sample.load, sample.name, level, seed),
+            light=level,
+            reference=sample.load,
+            path=None,
+            reference_path=sample.path,
+        )
+        for sample in dataset.samples
+        for level in levels
+    ]
+    return replace(dataset, samples=tuple(samples), left_out=dataset.left_out * len(levels))
+
+
+def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:
+    return darken_image(load(), name, level, seed)
+
+
+def darken_image(clean: Pixels, name: str, level: str, seed: int) -> Pixels:
+    """Return one image, (H, W, 3) uint8 RGB, in little light: a function of the arguments alone."""
+    generator = generator_for(seed, name, level)
+    dark = degrade(
+        torch.tensor(clean).permute(2, 0, 1).float() / 255,
+        exposure=sample_exposure(level, generator),
+        cast=sample_cast(generator),
+        generator=generator,
+    )
+    pixels: Pixels = (dark * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int = 0) -> Dataset:
+    """Write the set as it would look in little light, and its clean references: `darken`, to files.
+
+    The pixels are those of ``darken(dataset, *levels, seed=seed)``. The images go to ``images/<level>/`` and
+    ``images/clean/`` as PNG, everything else to ``annotations.json``, which `read_dataset` reads back. A run
+    that was stopped goes on where it was: files are kept that were made from the same image, level and seed.
+
+    Args:
+        dataset: a set in normal light.
+        folder: where to write.
+        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme.
+        seed: another seed is another night.
+
+    Returns:
+        The set as `read_dataset` reads it from the folder, with the `faults` of the clean one and the images
+        that could not be read, which are left out.
+
+    Raises:
+        ValueError: if a level is unknown or none is given, or two images have one name.
+    """
+    darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
+    names = [_png_name(sample) for sample in dataset.samples]
+    if twice := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
+        raise ValueError(
+            f"Expected argument `dataset` to have images of different names but got {twice[0]} twice."
+        )
+    folder = Path(folder)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    faults = list(dataset.faults)
+    samples: list[Sample] = []
+    entries: list[dict[str, Any]] = []
+    bar = tqdm(dataset.samples, desc="darken", unit="image", disable=None)
+    for sample, name in zip(bar, names, strict=True):
+        try:
+            size = _write_levels(sample, images, name, levels, seed)
+        except (OSError, ValueError) as error:
+            faults.append(f"{sample.name}: {error}")
+            continue
+        for level in levels:
+            dark = replace(sample, light=level)
+            samples.append(dark)
+            entries.append(image_entry(dark, f"{level}/{name}", size, reference=f"{_CLEAN}/{name}"))
+    write_entries(replace(dataset, samples=tuple(samples)), entries, folder / "annotations.json")
+    written = read_coco(folder / "annotations.json", images, classes=dataset.classes)
+    left_out = (len(dataset) + dataset.left_out) * len(levels) - len(samples)
+    return replace(written, faults=tuple(faults), left_out=left_out)
+
+
+def _png_name(sample: Sample) -> str:
+    name = relative_name(sample.name).as_posix()
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
+def _write_levels(
+    sample: Sample, images: Path, name: str, levels: tuple[str, ...], seed: int
+) -> tuple[int, int]:
+    """Write what is not there yet of one photograph; returns its (width, height)."""
+    content = sample.path.read_bytes() if sample.path else b""
+    origin = f"{sample.name} {hashlib.sha256(content).hexdigest()}"
+    wanted = {_CLEAN: origin} | {level: f"{origin} {level} {seed}" for level in levels}
+    missing = [light for light, made_from in wanted.items() if _origin(images / light / name) != made_from]
+    if missing:
+        clean = sample.load()
+        for light in missing:
+            pixels = clean if light == _CLEAN else darken_image(clean, sample.name, light, seed)
+            _write_png(pixels, images / light / name, wanted[light])
+    with open_image(images / _CLEAN / name) as image:
+        return image.size
+
+
+def _origin(file: Path) -> str | None:
+    try:
+        with open_image(file) as image:
+            made_from: str | None = image.info.get(_ORIGIN)
+            return made_from
+    except OSError:  # not there, or no image
+        return None
+
+
+def _write_png(pixels: Pixels, file: Path, origin: str) -> None:
+    text = PngInfo()
+    text.add_itxt(_ORIGIN, origin)
+    with whole_file(file) as beside:
+        Image.fromarray(pixels).save(beside, format="PNG", pnginfo=text)

@@ -1,0 +1,41 @@
+"""The protocol of a detector, and how one is known by its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from detection.cache import fingerprint
+from detection.data.core import Detections, Pixels
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Anything that finds objects in images.
+
+    One with a ``str`` attribute ``identity``, which changes with whatever changes its results, can be kept in a
+    `detection.cache.Cache`.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the classes that the labels number; matched by name to those of a data set."""
+
+    def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
+        """Find objects in (H, W, 3) uint8 RGB images, each independently of the others.
+
+        Returns:
+            One `Detections` per image, boxes in its pixels.
+        """
+
+
+def weights_of(network: nn.Module) -> str:
+    """Return the fingerprint of all parameters and buffers of a network, names and all."""
+    parts: list[str | bytes] = []
+    for name, tensor in network.state_dict().items():
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}"]
+        parts += [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return fingerprint(*parts)

@@ -1,0 +1,74 @@
+"""Detectors of torchvision, which are BSD-3-Clause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torchvision.models import get_model, get_model_weights
+
+from detection.data.core import Detections, Pixels
+from detection.detectors.base import weights_of
+from detection.faults import one_line
+
+
+class TorchvisionDetector:
+    """A detector of `torchvision.models.detection`, trained on COCO (BSD-3-Clause).
+
+    Args:
+        name: torchvision's name of it, e.g. ``retinanet_resnet50_fpn``.
+        weights: a file with its ``state_dict``, read with ``weights_only=True``; by default torchvision
+            downloads its own.
+        device: where it computes.
+
+    Attributes:
+        identity: changes with the weights and the program.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if it holds no tensors, or not those of the model.
+    """
+
+    def __init__(self, name: str, *, weights: str | Path | None = None, device: str = "cpu") -> None:
+        best: Any = get_model_weights(name).DEFAULT
+        self._names = tuple(best.meta["categories"])
+        if weights is None:
+            model = get_model(name, weights=best)
+        else:
+            model = get_model(name, weights=None, weights_backbone=None, num_classes=len(self._names))
+            try:
+                model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # whatever a damaged file leads the unpickler to
+                raise ValueError(
+                    f"Expected weights of {name} at {weights} but got stuck: {one_line(error)}"
+                ) from error
+        self._model = model.eval().to(device)
+        self._device = device
+        self.identity = (
+            f"{name} {weights_of(model)}, torch {torch.__version__} torchvision {torchvision.__version__} "
+            f"on {torch.device(device).type}"
+        )
+
+    @property
+    def names(self) -> Sequence[str]:
+        """COCO's categories as torchvision numbers them, background and gaps included."""
+        return self._names
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
+        """Find objects in (H, W, 3) uint8 RGB images; see `Detector`."""
+        batch = [torch.tensor(image).permute(2, 0, 1).to(self._device).float() / 255 for image in images]
+        return [
+            Detections(
+                found["boxes"].cpu().numpy().astype(np.float64),
+                found["scores"].cpu().numpy().astype(np.float64),
+                found["labels"].cpu().numpy().astype(np.int64),
+            )
+            for found in self._model(batch)
+        ]

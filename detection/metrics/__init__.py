@@ -1,0 +1,1 @@
+"""What is measured: average precision, image quality, its intervals, complexity, leakage."""

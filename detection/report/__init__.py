@@ -1,0 +1,1 @@
+"""How a result is told: tables, charts, pictures and one page."""

@@ -1,0 +1,273 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import detection.detectors.ultralytics  # noqa: F401 - keeps ultralytics, where a test imports it, off the network
+from detection import (
+    EXDARK_CLASSES,
+    Dataset,
+    ExDark,
+    darken,
+    read_dataset,
+    read_yolo,
+    write_yolo,
+)
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("a.png", "empty.png"):
+        Image.new("RGB", (200, 100)).save(tmp_path / "images/val" / name)
+    (tmp_path / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n45 0.1 0.1 0.1 0.1\n", encoding="utf-8")
+    return tmp_path
+
+
+class TestYOLO:
+    def test_coco_numbers_by_default(self, yolo: Path) -> None:
+        data = read_dataset(yolo)
+        assert [s.name for s in data.samples] == ["val/a.png", "val/empty.png"]
+        np.testing.assert_allclose(
+            data.samples[0].boxes, [[50, 40, 150, 60]]
+        )  # class 45, a bowl, is left out
+        assert data.samples[0].labels.tolist() == [EXDARK_CLASSES.index("People")]
+        assert data.samples[1].boxes.shape == (0, 4)
+        assert data.faults == ()
+
+    def test_names_from_the_yaml(self, yolo: Path) -> None:
+        (yolo / "data.yaml").write_text("names: {0: Cup, 45: Dog}", encoding="utf-8")
+        with pytest.raises(ValueError, match="0 to 1"):
+            read_yolo(yolo)
+        names = ", ".join(["Cup"] + ["thing"] * 44 + ["Dog"])
+        (yolo / "data.yaml").write_text(f"names: [{names}]", encoding="utf-8")
+        labels = read_yolo(yolo).samples[0].labels
+        assert [EXDARK_CLASSES[label] for label in labels] == ["Cup", "Dog"]
+
+    def test_names_given(self, yolo: Path) -> None:
+        labels = read_yolo(yolo, names=["boat"] * 46).samples[0].labels
+        assert [EXDARK_CLASSES[label] for label in labels] == ["Boat", "Boat"]
+
+    def test_faults_are_listed(self, yolo: Path) -> None:
+        (yolo / "images/val/broken.png").write_bytes(b"no image")
+        Image.new("RGB", (9, 9)).save(yolo / "images/val/words.png")
+        (yolo / "labels/val/words.txt").write_text("person 0.1 0.1 0.1 0.1", encoding="utf-8")
+        Image.new("RGB", (9, 9)).save(yolo / "images/val/short.png")
+        (yolo / "labels/val/short.txt").write_text("0 0.1 0.1", encoding="utf-8")
+        Image.new("RGB", (9, 9)).save(yolo / "images/val/high.png")
+        (yolo / "labels/val/high.txt").write_text("80 0.1 0.1 0.1 0.1", encoding="utf-8")
+        (yolo / "labels/val/orphan.txt").write_text("0 0.1 0.1 0.1 0.1", encoding="utf-8")
+        data = read_yolo(yolo)
+        assert [s.name for s in data.samples] == ["val/a.png", "val/empty.png"]
+        assert [fault.partition(":")[0] for fault in data.faults] == [
+            "labels/val/orphan.txt",
+            "val/broken.png",
+            "val/high.png",
+            "val/short.png",
+            "val/words.png",
+        ]
+        assert data.left_out == 4
+
+    def test_no_number_is_no_box(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.5 nan 0.5 0.2\n", encoding="utf-8")
+        (fault,) = read_yolo(yolo).faults
+        assert fault.startswith("val/a.png: its label file, line 1: expected finite numbers")
+
+    def test_boxes_beyond_the_image(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.9 0.5 0.4 0.2\n0 2 2 0.1 0.1\n0 0.5 0.5 -0.1 0.1\n")
+        data = read_yolo(yolo)
+        np.testing.assert_allclose(data.samples[0].boxes, [[140, 40, 200, 60]])
+        assert data.samples[0].labels.shape == data.samples[0].crowd.shape == (1,)
+        assert data.faults == (
+            "val/a.png: cut 1 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 1 of 3 boxes, as the image measures 200×100 pixels",
+            "val/a.png: dropped 1 of 3 boxes, without width or height",
+        )
+
+    def test_errors(self, tmp_path: Path, yolo: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="images"):
+            read_yolo(tmp_path / "labels")
+        (yolo / "data.yaml").write_text("nc: 3", encoding="utf-8")
+        with pytest.raises(ValueError, match="list `names`"):
+            read_yolo(yolo)
+        (yolo / "data.yaml").unlink()
+        (yolo / "labels").rename(yolo / "label")
+        with pytest.raises(FileNotFoundError, match="Expected the labels"):
+            read_yolo(yolo)
+
+
+class TestSplits:
+    """What ultralytics' ``data.yaml`` names."""
+
+    def image(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 100)).save(file)
+
+    def label(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("0 0.5 0.5 0.5 0.2\n")
+
+    @pytest.fixture
+    def usual(self, tmp_path: Path) -> Path:
+        for name in ("images/train/a.png", "images/train/b.png", "images/val/c.png"):
+            self.image(tmp_path / name)
+        for name in ("labels/train/a.txt", "labels/val/c.txt"):
+            self.label(tmp_path / name)
+        (tmp_path / "data.yaml").write_text(
+            "path: .\ntrain: images/train\nval: images/val\ntest:\nnames: [dog]\n"
+        )
+        return tmp_path
+
+    def test_usual_layout(self, usual: Path) -> None:
+        for path in (usual, usual / "data.yaml"):
+            train, val = (read_dataset(path, split=split) for split in ("train", None))
+            assert [sample.name for sample in train.samples] == ["a.png", "b.png"]
+            assert [len(sample.boxes) for sample in train.samples] == [1, 0]
+            assert [sample.name for sample in val.samples] == ["c.png"]
+            assert EXDARK_CLASSES[val.samples[0].labels[0]] == "Dog"
+            assert (train.note, val.note) == ("train of data.yaml", "val of data.yaml")
+            assert train.faults == val.faults == ()
+
+    def test_roboflow(self, tmp_path: Path) -> None:
+        for part in ("train", "valid"):
+            self.image(tmp_path / part / "images" / f"{part}.png")
+            self.label(tmp_path / part / "labels" / f"{part}.txt")
+        text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: {0: dog}\n"
+        (tmp_path / "data.yaml").write_text(text)
+        assert [sample.name for sample in read_dataset(tmp_path).samples] == ["valid.png"]
+        assert [len(sample.boxes) for sample in read_yolo(tmp_path, "train").samples] == [1]
+        with pytest.raises(FileNotFoundError, match=r"\.\./test/images, test of .*data\.yaml"):
+            read_yolo(tmp_path, "test")
+
+    def test_several_folders_and_a_place_that_is_gone(self, usual: Path) -> None:
+        text = "path: /nowhere\ntrain: [images/train, images/val]\nval: images/gone\nnames: [dog]\n"
+        (usual / "data.yaml").write_text(text)
+        everything = ["train/a.png", "train/b.png", "val/c.png"]
+        assert [sample.name for sample in read_yolo(usual, "train").samples] == everything
+        assert [sample.name for sample in read_yolo(usual).samples] == everything
+        assert read_yolo(usual).note == ""
+
+    def test_errors(self, usual: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"`split` to be one that .* names \(train, val\) but got 'test'"
+        ):
+            read_yolo(usual, "test")
+        (usual / "data.yaml").write_text("names: [dog")
+        with pytest.raises(ValueError, match=r"YAML in .*data\.yaml"):
+            read_yolo(usual)
+        (usual / "data.yaml").unlink()
+        with pytest.raises(ValueError, match=r"names \(none\) but got 'val'"):
+            read_yolo(usual, "val")
+
+
+class TestWriting:
+    @pytest.fixture
+    def data(self, exdark: Any) -> Dataset:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn by 90° to view
+        exdark.add("Cat/a.jpg", "Cat -1 3 21 10", "People 5 5 11 20", listed="6 3 1 3", exif=exif)
+        exdark.add("Dog/b.JPG", "Dog 1 1 7 5", listed="9 1 1 3")
+        exdark.add("Dog/c.png", listed="9 1 1 3")
+        return ExDark(exdark.root, "test")
+
+    def test_exdark_and_back(self, data: Dataset, tmp_path: Path) -> None:
+        written = write_yolo(data, tmp_path / "yolo")
+        again = read_yolo(tmp_path / "yolo")
+        assert [sample.name for sample in again.samples] == ["Cat/a.png", "Dog/b.JPG", "Dog/c.png"]
+        assert [sample.name for sample in written.samples] == [sample.name for sample in again.samples]
+        assert written.faults == data.faults  # the cut box of a.jpg
+        for one, other in zip(data.samples, again.samples, strict=True):
+            np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-4)
+            assert np.array_equal(other.labels, one.labels)
+            assert np.array_equal(other.load(), one.load())
+        copied = (tmp_path / "yolo" / "images" / "Dog" / "b.JPG").read_bytes()
+        assert data.samples[1].path is not None
+        assert copied == data.samples[1].path.read_bytes()
+
+    def test_ultralytics_reads_the_same(self, data: Dataset, tmp_path: Path) -> None:
+        from ultralytics.data.dataset import YOLODataset
+        from ultralytics.data.utils import check_det_dataset
+
+        write_yolo({"test": data, "train": replace(data, samples=data.samples[:2])}, tmp_path / "yolo")
+        (tmp_path / "yolo").rename(tmp_path / "moved")
+        described = check_det_dataset(tmp_path / "moved" / "data.yaml")
+        assert list(described["names"].values()) == list(EXDARK_CLASSES)
+        assert Path(described["train"]) == tmp_path / "moved" / "images" / "train"
+        assert described["val"] == described["test"]
+        seen = YOLODataset(img_path=described["test"], data=described, imgsz=40, augment=False)
+        for number, sample in enumerate(data.samples):
+            image, _, _ = seen.load_image(number)
+            height, width = sample.load().shape[:2]
+            assert image.shape == (height, width, 3)  # not turned
+            assert np.abs(image[..., ::-1].astype(int) - sample.load()).mean() < 2
+            label = seen.labels[number]
+            centre, half = label["bboxes"][:, :2], label["bboxes"][:, 2:] / 2
+            corners = np.concatenate([centre - half, centre + half], 1) * [width, height, width, height]
+            np.testing.assert_allclose(corners, sample.boxes, atol=1e-3)
+            assert label["cls"].ravel().tolist() == sample.labels.tolist()
+
+    def test_what_is_made_when_it_is_loaded(self, data: Dataset, tmp_path: Path) -> None:
+        night = darken(data, "mild")
+        again = write_yolo(night, tmp_path / "yolo")
+        assert [sample.name for sample in again.samples] == ["Cat/a.png", "Dog/b.png", "Dog/c.png"]
+        for one, other in zip(night.samples, again.samples, strict=True):
+            assert np.array_equal(other.load(), one.load())
+
+    def test_names_that_differ_in_their_endings_alone(self, exdark: Any, tmp_path: Path) -> None:
+        exdark.add("Dog/a.jpg", "Dog 1 1 7 5", listed="9 1 1 3")
+        exdark.add("Dog/a.png", "Dog 2 2 8 6", "Dog 3 3 9 7", listed="9 1 1 3")
+        exdark.add("Dog/b.png", listed="9 1 1 3")
+        again = write_yolo(ExDark(exdark.root, "test"), tmp_path / "yolo")
+        assert [(sample.name, len(sample.boxes)) for sample in again.samples] == [
+            ("Dog/a.jpg.jpg", 1),
+            ("Dog/a.png.png", 2),
+            ("Dog/b.png", 0),
+        ]
+        assert again.faults == ()
+
+    def test_crowds_and_what_cannot_be_read(self, data: Dataset, tmp_path: Path) -> None:
+        cat, dog, empty = data.samples
+        assert cat.path is not None
+        cat.path.write_bytes(b"no image")
+        crowd = replace(dog, crowd=np.array([True]))
+        wide = replace(empty, boxes=np.array([[-5.0, 0, 10, 10], [90, 0, 99, 9]]), labels=np.array([1, 1]))
+        wide = replace(wide, crowd=np.array([False, False]))
+        again = write_yolo(replace(data, samples=(cat, crowd, wide), faults=("before",)), tmp_path / "yolo")
+        assert [sample.name for sample in again.samples] == ["Dog/b.JPG", "Dog/c.png"]
+        assert [sample.boxes.shape for sample in again.samples] == [(0, 4), (1, 4)]
+        np.testing.assert_allclose(again.samples[1].boxes, [[0, 0, 10, 10]], atol=1e-4)
+        assert [fault.partition(":")[0] for fault in again.faults] == [
+            "before",
+            "Cat/a.jpg",
+            "Dog/c.png",
+            "Dog/c.png",
+        ]
+        assert again.left_out == 1
+        assert not list((tmp_path / "yolo").rglob(".*"))
+
+    def test_rounding_is_no_fault(self, data: Dataset, tmp_path: Path) -> None:
+        dog = replace(data.samples[1], boxes=np.array([[0, 0, 40.001, 30]]))
+        again = write_yolo(replace(data, samples=(dog,), faults=()), tmp_path / "yolo")
+        assert again.samples[0].boxes.tolist() == [[0, 0, 40, 30]]
+        assert again.faults == ()
+
+    def test_errors(self, data: Dataset, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"sets train, val, test but got \['night'\]"):
+            write_yolo({"night": data}, tmp_path / "yolo")
+        with pytest.raises(ValueError, match="sets train, val, test but got"):
+            write_yolo({}, tmp_path / "yolo")
+        with pytest.raises(ValueError, match="one list of classes"):
+            write_yolo({"train": data, "val": replace(data, classes=("face",))}, tmp_path / "yolo")
+        with pytest.raises(ValueError, match=r"got cat/a\.jpg twice"):
+            write_yolo(darken(data, "mild", "dark"), tmp_path / "yolo")
+        for name in ("../a.jpg", "/a.jpg", ""):
+            outside = replace(data, samples=(replace(data.samples[0], name=name),))
+            with pytest.raises(ValueError, match="names of files below a folder"):
+                write_yolo(outside, tmp_path / "yolo")
+        assert not (tmp_path / "yolo").exists()
+        with pytest.raises(FileExistsError, match="new or empty"):
+            write_yolo(data, tmp_path)

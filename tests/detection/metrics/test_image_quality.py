@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from skimage.filters import gaussian
+
+from detection import sample_set
+from detection.data.core import Pixels
+from detection.metrics.image_quality import as_tensor, psnr, ssim
+from glare.metrics import ssim as glare_ssim
+
+
+class TestQuality:
+    @pytest.fixture
+    def pair(self) -> tuple[Pixels, Pixels]:
+        image = sample_set().samples[3].load()[:64, :80]
+        noise = np.random.default_rng(0).normal(0, 12, image.shape)
+        return image, (image + noise).clip(0, 255).astype(np.uint8)
+
+    def test_psnr(self, pair: tuple[Pixels, Pixels]) -> None:
+        error = np.mean((pair[0].astype(float) - pair[1]) ** 2)
+        assert psnr(pair[1], pair[0]) == pytest.approx(10 * np.log10(255**2 / error))
+
+    def test_ssim(self, pair: tuple[Pixels, Pixels]) -> None:
+        # Wang's formula written out; an 11×11 window is a radius of 5, cut off at 3.5 σ.
+        def mean(x: np.ndarray) -> np.ndarray:
+            return gaussian(x, sigma=1.5, truncate=3.5, channel_axis=-1, mode="reflect")
+
+        x, y = (image.astype(float) for image in pair)
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        mx, my = mean(x), mean(y)
+        vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+        values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+        assert ssim(*pair) == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-7)
+
+    def test_ssim_of_what_is_nearly_even(self) -> None:
+        # All that is there to see is far smaller than the values: what single precision is worst at.
+        tall = np.full((150, 40, 3), 250, np.uint8)
+        assert ssim(tall, tall + np.uint8(2)) == pytest.approx(exact(tall, tall + np.uint8(2)), abs=1e-6)
+        tall[:, 20:] = 3
+        striped = tall.copy()
+        striped[::2] += 1
+        assert ssim(tall, striped) == pytest.approx(exact(tall, striped), abs=1e-4)
+
+    @pytest.mark.parametrize("height", [11, 64, 74, 75, 139])
+    def test_ssim_of_any_height(self, height: int) -> None:
+        rng = np.random.default_rng(height)
+        image, reference = (rng.integers(0, 256, (height, 13, 3), dtype=np.uint8) for _ in range(2))
+        assert ssim(image, reference) == pytest.approx(exact(image, reference), abs=1e-7)
+
+
+def exact(image: Pixels, reference: Pixels) -> float:
+    return float(glare_ssim(as_tensor(image), as_tensor(reference)))
