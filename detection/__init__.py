@@ -1,8 +1,8 @@
-"""Detectors behind enhancers: labelled sets, darkening, COCO mAP, tables and pictures.
+"""Detectors behind enhancers: labelled sets, darkening, COCO mAP, image quality, tables and pictures.
 
 >>> import detection
 >>> night = detection.darken(detection.sample_set(), "dark")
->>> table = detection.evaluate(night, detection.detector(), {"raw": detection.enhancer("raw")})
+>>> table = detection.evaluate(night, {"raw": detection.enhancer("raw")}, detection.detector())
 """
 
 try:
@@ -21,8 +21,8 @@ try:
     from detection.detectors.base import Detector
     from detection.detectors.torchvision import TorchvisionDetector
     from detection.enhancers import Enhancer, enhancer
-    from detection.evaluate import evaluate
-    from detection.restoration import restore
+    from detection.metrics.image_quality import Metric
+    from detection.runner import evaluate
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("pandas", "pycocotools", "scipy", "skimage"):
         raise
@@ -39,6 +39,7 @@ __all__ = [
     "Detector",
     "Enhancer",
     "ExDark",
+    "Metric",
     "Sample",
     "TorchvisionDetector",
     "darken",
@@ -50,7 +51,6 @@ __all__ = [
     "read_dataset",
     "read_test_sets",
     "read_yolo",
-    "restore",
     "sample_set",
     "write_coco",
     "write_darkened",

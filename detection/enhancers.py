@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.data.core import IMAGE_SUFFIXES, Pixels, Sample, load_image
-from detection.faults import one_line
+from detection.data.core import IMAGE_SUFFIXES, Dataset, Pixels, Sample, load_image
+from detection.faults import FaultError, blame, one_line
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
 
 GAMMA = 0.45
+_TRIED = 3
+"""On how many images of a set an enhancer is tried before it is given up."""
 
 
 def raw(image: Pixels) -> Pixels:
@@ -165,16 +167,6 @@ def _glare(weights: str, fidelity: str | None, device: str) -> Enhancer:
     )
 
 
-def check_device(name: str) -> None:
-    """Raise ValueError, with torch's reason, unless torch can compute on a device."""
-    try:
-        torch.empty(0, device=name)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"Expected argument `device` to be one that torch has but got {name!r}: {one_line(error)}"
-        ) from error
-
-
 def _onnx(file: Path, device: str) -> Enhancer:
     if not file.is_file():
         raise FileNotFoundError(f"Expected an ONNX file at {file} but there is none.")
@@ -290,3 +282,35 @@ def check_enhanced(name: str, image: Pixels, enhanced: object) -> None:
         if isinstance(enhanced, np.ndarray):
             got = f"{enhanced.dtype} {enhanced.shape}"
         raise ValueError(f"Expected enhancer `{name}` to return uint8 {image.shape} but got {got}.")
+
+
+def try_out(
+    enhancers: Mapping[str, Enhancer | Folder], dataset: Dataset
+) -> tuple[dict[str, Enhancer | Folder], list[str]]:
+    """Return the enhancers that work, and a line on each that does not: it must not cost the others their rows.
+
+    Each is called on 64×64 pixels, which also loads its weights and chooses its kernels, no part of the timing; where
+    it fails on those, as a network for one size does, on the first images of the set. Folders are taken as they are.
+    """
+    kept = dict(enhancers)
+    faults: list[str] = []
+    for name, enhance in enhancers.items():
+        if not isinstance(enhance, Folder) and (fault := _failure(name, enhance, dataset)):
+            del kept[name]
+            faults.append(fault)
+    return kept, faults
+
+
+def _failure(name: str, enhance: Enhancer, dataset: Dataset) -> str:
+    """What an enhancer fails with; empty if there is something it does not fail on."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    first = ""
+    for load in (lambda: noise, *(sample.load for sample in dataset.samples[:_TRIED])):
+        try:
+            with blame(f"enhancer `{name}` is left out, as it failed on all that it was tried on"):
+                image = load()
+                check_enhanced(name, image, enhance(image.copy()))
+            return ""
+        except FaultError as error:
+            first = first or str(error)
+    return first

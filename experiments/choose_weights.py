@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_dataset(args.data, classes=CLASSES[args.classes])
     detect = detector(args.detector, device=args.device)
     tables = [
-        evaluate(darken(data, *LEVELS, seed=seed), detect, {"raw": raw, **enhancers}, progress=True)
+        evaluate(darken(data, *LEVELS, seed=seed), {"raw": raw, **enhancers}, detect, progress=True)
         for seed in range(args.seeds)
     ]
     # A row per set of weights, a column per light: the mean over the draws of the noise, less the untouched row.

@@ -136,6 +136,11 @@ class Sample:
     path: Path | None = None
     reference_path: Path | None = None
 
+    @property
+    def scene(self) -> str:
+        """What tells photographs apart: darkened at several levels, or exposed several times, they are one scene."""
+        return str(self.reference_path or self.path or self.name)
+
 
 def file_sample(
     name: str,

@@ -29,95 +29,95 @@ _AT_ONCE = 2**21
 
 @dataclass(frozen=True)
 class Ranked:
-    """All detections of one class over all images, the surest first, at T overlaps.
+    """All detections of one class over all images, the surest first, at T IoU thresholds.
 
     Attributes:
         image: (D,) in which image each lies.
-        hit: (T, D) whether it found a box that was to be found.
-        ignored: (T, D) whether it counts neither as a hit nor as a false alarm.
-        wanted: (I,) how many boxes were to be found in each image.
+        true_positive: (T, D) whether it found a box that was to be found.
+        ignored: (T, D) whether it counts neither as a true positive nor as a false one.
+        positives: (I,) how many boxes were to be found in each image.
     """
 
     image: NDArray[np.int64]
-    hit: NDArray[np.bool_]
+    true_positive: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
-    wanted: NDArray[np.int64]
+    positives: NDArray[np.int64]
 
     def among(self, images: NDArray[np.int64]) -> Ranked:
         """Keep some of the images, numbered anew in the order they are given."""
-        number = np.full(len(self.wanted), -1)
+        number = np.full(len(self.positives), -1)
         number[images] = np.arange(len(images))
         image = number[self.image]
         kept = image >= 0
-        return Ranked(image[kept], self.hit[:, kept], self.ignored[:, kept], self.wanted[images])
+        return Ranked(image[kept], self.true_positive[:, kept], self.ignored[:, kept], self.positives[images])
 
-    def curves(self, counts: NDArray[np.integer], overlaps: slice) -> list[Curve]:
-        """The precision over the recall at each overlap, where image i was drawn ``counts[i]`` times.
+    def curves(self, counts: NDArray[np.integer], thresholds: slice) -> list[Curve]:
+        """The precision over the recall at each IoU threshold, where image i was drawn ``counts[i]`` times.
 
         Args:
             counts: (I, R) for R draws at once.
-            overlaps: which of the T.
+            thresholds: which of the T.
         """
-        hits = [np.flatnonzero(hit) for hit in self.hit[overlaps]]
-        # Precision falls from one hit to the next, so that only the hits matter: how many there were, and how
-        # many detections. That is counted once for the hits of all overlaps.
-        places = np.unique(np.concatenate(hits))
+        places_of = [np.flatnonzero(true) for true in self.true_positive[thresholds]]
+        # Precision falls from one true positive to the next, so that only those matter: how many there were, and
+        # how many detections. That is counted once for all thresholds.
+        places = np.unique(np.concatenate(places_of))
         image = self.image[: places[-1] + 1 if len(places) else 0]
         first = np.searchsorted(places, np.arange(len(image)))
         ones = np.ones(len(image), dtype=counts.dtype)
         between = csr_array((ones, (first, image)), shape=(len(places), len(counts)))
-        seen = np.cumsum(between @ counts, axis=0)
-        wanted = self.wanted @ counts
+        upto_place = np.cumsum(between @ counts, axis=0)
+        positives = self.positives @ counts
         curves = []
-        for place, ignored in zip(hits, self.ignored[overlaps], strict=True):
-            detections = seen[np.searchsorted(places, place)]
+        for place, ignored in zip(places_of, self.ignored[thresholds], strict=True):
+            detections = upto_place[np.searchsorted(places, place)]
             if ignored.any():
                 skipped = np.flatnonzero(ignored)
                 upto = np.cumsum(counts[self.image[skipped]], axis=0)
                 upto = np.concatenate([np.zeros_like(upto[:1]), upto])
                 detections = detections - upto[np.searchsorted(skipped, place)]
-            curves.append(Curve(np.cumsum(counts[self.image[place]], axis=0), detections, wanted))
+            curves.append(Curve(np.cumsum(counts[self.image[place]], axis=0), detections, positives))
         return curves
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision over recall at one overlap, for R draws of images.
+    """Precision over recall at one IoU threshold, for R draws of images.
 
     Attributes:
-        hits: (H, R) how many boxes are found by the time of each hit.
-        seen: (H, R) how many detections there are by then.
-        wanted: (R,) how many boxes there are.
+        true_positives: (H, R) how many boxes are found by the time of each true positive.
+        detections: (H, R) how many detections there are by then.
+        positives: (R,) how many boxes there are.
     """
 
-    hits: NDArray[np.integer]
-    seen: NDArray[np.integer]
-    wanted: NDArray[np.integer]
+    true_positives: NDArray[np.integer]
+    detections: NDArray[np.integer]
+    positives: NDArray[np.integer]
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """(H, R) in [0,1]."""
-        recall: NDArray[np.float64] = self.hits / np.maximum(self.wanted, 1)
+        recall: NDArray[np.float64] = self.true_positives / np.maximum(self.positives, 1)
         return recall
 
     @property
     def precision(self) -> NDArray[np.float64]:
         """(H, R) in [0,1]: the best precision at this recall or a higher one."""
-        precision = self.hits / (self.seen + np.spacing(1))
+        precision = self.true_positives / (self.detections + np.spacing(1))
         best: NDArray[np.float64] = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         return best
 
     @property
     def at_recalls(self) -> NDArray[np.float64]:
         """(101, R) the precision at `RECALLS`, which `coco` is the mean of; 0 beyond the recall in the end."""
-        precision = np.concatenate([self.precision, np.zeros((1, len(self.wanted)))])
+        precision = np.concatenate([self.precision, np.zeros((1, len(self.positives)))])
         first = [np.searchsorted(recall, RECALLS) for recall in self.recall.T]
         return np.take_along_axis(precision, np.stack(first, axis=1), axis=0)
 
     @property
     def coco(self) -> NDArray[np.float64]:
         """(R,) COCO's average precision, the mean at 101 recalls; NaN where nothing is to be found."""
-        # How many of the recalls are reached with each hit.
+        # How many of the recalls are reached with each true positive.
         reached = np.searchsorted(RECALLS, self.recall, side="right")
         return self._mean(np.diff(reached, axis=0, prepend=0) / len(RECALLS))
 
@@ -127,13 +127,13 @@ class Curve:
         return self._mean(np.diff(self.recall, axis=0, prepend=0))
 
     @property
-    def found(self) -> NDArray[np.float64]:
+    def final_recall(self) -> NDArray[np.float64]:
         """(R,) the recall in the end; NaN where nothing is to be found."""
-        last = self.hits[-1] if len(self.hits) else np.zeros_like(self.wanted)
-        return np.where(self.wanted > 0, last / np.maximum(self.wanted, 1), np.nan)
+        last = self.true_positives[-1] if len(self.true_positives) else np.zeros_like(self.positives)
+        return np.where(self.positives > 0, last / np.maximum(self.positives, 1), np.nan)
 
     def _mean(self, width: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.where(self.wanted > 0, (self.precision * width).sum(axis=0), np.nan)
+        return np.where(self.positives > 0, (self.precision * width).sum(axis=0), np.nan)
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class Matches:
     """What a detector found in a set of images, matched to what is there.
 
     Attributes:
-        coco: for each of `SIZES`, a `Ranked` per class at the overlaps 0.50, 0.55, ... 0.95.
-        voc: a `Ranked` per class at the overlap of 0.50, matched as VOC does.
+        coco: for each of `SIZES`, a `Ranked` per class at the IoU thresholds 0.50, 0.55, ... 0.95.
+        voc: a `Ranked` per class at the IoU threshold of 0.50, matched as VOC does.
     """
 
     coco: tuple[tuple[Ranked, ...], ...]
@@ -192,7 +192,7 @@ class Matches:
             tuple(ranked.among(chosen) for ranked in self.voc),
         )
 
-    def scores(self, classes: Sequence[str]) -> dict[str, float]:
+    def summary(self, classes: Sequence[str]) -> dict[str, float]:
         """The figures of COCO and VOC, each in [0,1] and NaN where nothing is to be found.
 
         Args:
@@ -200,15 +200,15 @@ class Matches:
 
         Returns:
             ``mAP50``, ``mAP50-95``, ``VOC_AP50``, ``AR`` (recall with 100 detections per image and class, the mean
-            over the overlaps), ``AP_small``, ``AP_medium`` and ``AP_large`` (COCO's AP by size), then for each
-            class ``AP50 <class>`` and ``AP <class>`` (over the overlaps 0.50 to 0.95). The means are over the
+            over the thresholds), ``AP_small``, ``AP_medium`` and ``AP_large`` (COCO's AP by size), then for each
+            class ``AP50 <class>`` and ``AP <class>`` (over the thresholds 0.50 to 0.95). The means are over the
             classes that occur.
         """
-        once = np.ones((len(self.voc[0].wanted), 1), dtype=np.int64)
+        once = np.ones((len(self.voc[0].positives), 1), dtype=np.int64)
         every = slice(None)
         curves = [[ranked.curves(once, every) for ranked in size] for size in self.coco]
         ap = np.array([[[c.coco[0] for c in ranked] for ranked in size] for size in curves])
-        found = np.array([[c.found[0] for c in ranked] for ranked in curves[0]])
+        found = np.array([[c.final_recall[0] for c in ranked] for ranked in curves[0]])
         voc = np.array([ranked.curves(once, every)[0].voc[0] for ranked in self.voc])
         by_size = {f"AP_{name}": _mean(ap[i]) for i, name in enumerate(SIZES) if i}
         by_class = {
@@ -226,28 +226,31 @@ class Matches:
         }
 
     def precision_recall(self) -> NDArray[np.float64]:
-        """(101,) the precision at `RECALLS` and an overlap of 0.50, the mean over the classes that occur.
+        """(101,) the precision at `RECALLS` and an IoU threshold of 0.50, the mean over the classes that occur.
 
         Its mean is mAP50. NaN where there is nothing to find.
         """
-        once = np.ones((len(self.voc[0].wanted), 1), dtype=np.int64)
-        curves = [ranked.curves(once, slice(0, 1))[0] for ranked in self.coco[0] if ranked.wanted.any()]
+        once = np.ones((len(self.voc[0].positives), 1), dtype=np.int64)
+        curves = [ranked.curves(once, slice(0, 1))[0] for ranked in self.coco[0] if ranked.positives.any()]
         if not curves:
             return np.full(len(RECALLS), np.nan)
         mean: NDArray[np.float64] = np.mean([curve.at_recalls[:, 0] for curve in curves], axis=0)
         return mean
 
-    def each(self) -> NDArray[np.float64]:
+    def per_image(self) -> NDArray[np.float64]:
         """(I,) mAP50 of each image on its own; NaN where there is nothing to find."""
         once = np.ones((1, 1), dtype=np.int64)
-        total, occurs = np.zeros((2, len(self.voc[0].wanted)))
+        total, occurs = np.zeros((2, len(self.voc[0].positives)))
         for ranked in self.coco[0]:
             order = np.argsort(ranked.image, kind="stable")  # the surest of an image stays its first
-            starts = np.searchsorted(ranked.image[order], np.arange(len(ranked.wanted) + 1))
-            for image in np.flatnonzero(ranked.wanted):
+            starts = np.searchsorted(ranked.image[order], np.arange(len(ranked.positives) + 1))
+            for image in np.flatnonzero(ranked.positives):
                 its = order[starts[image] : starts[image + 1]]
                 one = Ranked(
-                    np.zeros_like(its), ranked.hit[:, its], ranked.ignored[:, its], ranked.wanted[[image]]
+                    np.zeros_like(its),
+                    ranked.true_positive[:, its],
+                    ranked.ignored[:, its],
+                    ranked.positives[[image]],
                 )
                 total[image] += one.curves(once, slice(0, 1))[0].coco[0]
                 occurs[image] += 1
@@ -265,12 +268,12 @@ class Matches:
         total = np.zeros((2, counts.shape[1]))
         occurs = np.zeros(counts.shape[1])
         for ranked in self.coco[0]:
-            step = max(1, _AT_ONCE // max(1, int(ranked.wanted.sum())))
+            step = max(1, _AT_ONCE // max(1, int(ranked.positives.sum())))
             for start in range(0, counts.shape[1], step):
                 part = slice(start, start + step)
                 curves = ranked.curves(counts[:, part], slice(None))
                 ap = np.array([curve.coco for curve in curves])
-                there = curves[0].wanted > 0
+                there = curves[0].positives > 0
                 total[:, part] += np.where(there, [ap[0], ap.mean(axis=0)], 0)
                 occurs[part] += there
         return np.where(occurs > 0, total / np.maximum(occurs, 1), np.nan)
@@ -294,7 +297,7 @@ def mean_average_precision(
     Raises:
         ValueError: if the two are not of the same length.
     """
-    scores = Matches.of(truth, found, classes).scores([str(number) for number in range(classes)])
+    scores = Matches.of(truth, found, classes).summary([str(number) for number in range(classes)])
     return scores["mAP50"], scores["mAP50-95"]
 
 
@@ -336,38 +339,38 @@ def _coco(
 def _ranked(per_image: Sequence[Mapping[str, NDArray[np.float64]] | None]) -> Ranked:
     """Put pycocotools' matches of one class and size in one row, in the order it has itself."""
     matches = [(number, match) for number, match in enumerate(per_image) if match]
-    wanted = np.zeros(len(per_image), dtype=np.int64)
+    positives = np.zeros(len(per_image), dtype=np.int64)
     for number, match in matches:
-        wanted[number] = np.count_nonzero(np.asarray(match["gtIgnore"]) == 0)
+        positives[number] = np.count_nonzero(np.asarray(match["gtIgnore"]) == 0)
     if not matches:
         nothing = np.zeros((10, 0), dtype=bool)
-        return Ranked(np.zeros(0, dtype=np.int64), nothing, nothing, wanted)
+        return Ranked(np.zeros(0, dtype=np.int64), nothing, nothing, positives)
     scores = np.concatenate([np.asarray(match["dtScores"], dtype=np.float64) for _, match in matches])
     order = np.argsort(-scores, kind="stable")
     image = np.repeat([number for number, _ in matches], [len(match["dtScores"]) for _, match in matches])
     matched = np.concatenate([match["dtMatches"] for _, match in matches], axis=1)[:, order] > 0
     ignored = np.concatenate([match["dtIgnore"] for _, match in matches], axis=1)[:, order].astype(bool)
-    return Ranked(image[order], matched & ~ignored, ignored, wanted)
+    return Ranked(image[order], matched & ~ignored, ignored, positives)
 
 
 def _as_voc(match: Mapping[str, NDArray[np.float64]], scored: COCOeval) -> dict[str, NDArray[np.float64]]:
-    """Match one class of one image anew as VOC does, from the overlaps that pycocotools measured."""
+    """Match one class of one image anew as VOC does, from the IoU that pycocotools measured."""
     key = int(match["image_id"]), int(match["category_id"])
     count = len(match["dtScores"])
     crowd = np.array([bool(mark["iscrowd"]) for mark in scored._gts[key]], dtype=bool)
-    overlaps = np.asarray(scored.ious[key], dtype=np.float64).reshape(count, len(crowd))
-    hit, ignored = np.zeros((1, count)), np.zeros((1, count))
+    iou = np.asarray(scored.ious[key], dtype=np.float64).reshape(count, len(crowd))
+    matched, ignored = np.zeros((1, count)), np.zeros((1, count))
     taken: set[int] = set()
-    for i, row in enumerate(overlaps):
+    for i, row in enumerate(iou):
         box = int(np.where(crowd, -1, row).argmax()) if len(row) else -1
         if len(row) and not crowd[box] and row[box] >= 0.5:
-            hit[0, i] = box not in taken
+            matched[0, i] = box not in taken
             taken.add(box)
         else:
             ignored[0, i] = bool((row[crowd] >= 0.5).any())
     return {
         "dtScores": match["dtScores"],
-        "dtMatches": hit,
+        "dtMatches": matched,
         "dtIgnore": ignored,
         "gtIgnore": crowd.astype(np.float64),
     }

@@ -1,6 +1,6 @@
-"""How sure a result is: intervals over other draws of the photographs.
+"""How sure a result is: its 95 % interval over other draws of the photographs.
 
-Bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
 
 from __future__ import annotations
@@ -19,6 +19,54 @@ ENOUGH_PHOTOGRAPHS = 10
 Of 1500 sets of numbers from a normal distribution it holds the true mean for 81 % where the sets are of 5, for 90 %
 where they are of 10, and for 93 % where they are of 20; it should be 95 %.
 """
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Photographs, drawn anew with replacement, as often as there are.
+
+    One that occurs in several images, as at several lights, is drawn with all of them: they are not independent.
+
+    Attributes:
+        photograph: (I,) the number of each image's photograph.
+        counts: (I, 1 + R) how often each image is drawn; the first draw is the set itself, every image once.
+    """
+
+    photograph: NDArray[np.int64]
+    counts: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, photographs: Sequence[Hashable], resamples: int, seed: int) -> Draws:
+        """Draw `resamples` times, where (I,) `photographs` tells of which one each image is."""
+        names, number = np.unique(np.asarray(list(map(str, photographs))), return_inverse=True)
+        rng = np.random.default_rng(seed)
+        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).T
+        counts = np.concatenate([np.ones((len(names), 1), int), drawn], axis=1).astype(np.int32)
+        return cls(number, counts[number])
+
+    def among(self, images: NDArray[np.bool_]) -> Draws:
+        """Keep some of the images, (I,)."""
+        return Draws(self.photograph[images], self.counts[images])
+
+    def interval(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the middle 95 % of the values of the draws, (1 + R,), the set itself left out.
+
+        NaN to NaN where there are less than `ENOUGH_PHOTOGRAPHS`, or no value is known.
+        """
+        known = values[1:][~np.isnan(values[1:])]
+        if len(np.unique(self.photograph)) < ENOUGH_PHOTOGRAPHS or not len(known):
+            return float("nan"), float("nan")
+        low, high = np.percentile(known, [2.5, 97.5])
+        return float(low), float(high)
+
+    def mean_interval(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the 95 % interval of the mean of the images' values, (I,).
+
+        NaN to NaN also where some are infinite, as the PSNR of equal images is.
+        """
+        if not len(values) or not np.isfinite(values).all():
+            return float("nan"), float("nan")
+        return self.interval(values @ self.counts / self.counts.sum(axis=0))
 
 
 @dataclass(frozen=True)
@@ -52,11 +100,7 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[Difference, Difference]]:
-    """How much each differs from the baseline, and how sure that is, over another draw of photographs.
-
-    Photographs are drawn with replacement, the same for all, as often as there are; one that occurs at several
-    lights is drawn with all of them, since they are not independent. The interval is the middle 95 % of the
-    differences.
+    """How much each differs from the baseline, and how sure that is: the draws are the same for all, see `Draws`.
 
     Args:
         matches: those of the baseline and of what is compared with it, on the same images.
@@ -69,22 +113,14 @@ def paired_bootstrap(
         For each but the baseline the differences in mAP50 and in mAP50-95; the interval is NaN to NaN where there
         are less than `ENOUGH_PHOTOGRAPHS`, or no resample.
     """
-    names, number = np.unique(np.asarray(list(map(str, photographs))), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).T
-    # The first draw is the set itself: every image once.
-    counts = np.concatenate([np.ones((len(names), 1), int), drawn], axis=1).astype(np.int32)[number]
-    maps = {name: one.resampled(counts) for name, one in matches.items()}
+    draws = Draws.of(photographs, resamples, seed)
+    maps = {name: one.resampled(draws.counts) for name, one in matches.items()}
     differences = {}
     for name in matches:
         if name != baseline:
-            value, *draws = (maps[name] - maps[baseline]).T
-            known = np.array(draws if len(names) >= ENOUGH_PHOTOGRAPHS else ()).reshape(-1, 2)
-            differences[name] = (_difference(value[0], known[:, 0]), _difference(value[1], known[:, 1]))
+            map50, map50_95 = (
+                Difference(float(values[0]), *draws.interval(values))
+                for values in maps[name] - maps[baseline]
+            )
+            differences[name] = map50, map50_95
     return differences
-
-
-def _difference(value: float, draws: NDArray[np.float64]) -> Difference:
-    draws = draws[~np.isnan(draws)]
-    low, high = np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)
-    return Difference(float(value), float(low), float(high))

@@ -1,7 +1,13 @@
-"""How close an image is to its reference: PSNR, SSIM and LPIPS of the 8 bits that would be stored."""
+"""How good an image is: close to its reference (PSNR, SSIM, LPIPS), or natural where there is none (NIQE).
+
+A metric is an entry of a list, see `Metric`. Images are the 8 bits that would be stored.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,10 +15,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detection.data.core import Pixels
 from glare import metrics
+from glare.niqe import NIQE
 
+GT_MEAN = " GT-mean"
+"""Ends the names of metrics that use the reference's brightness, see `gt_mean`."""
 _BAND = 64
 """Rows of an image of which SSIM is computed at once."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of an image.
+
+    An evaluation takes those that need a reference where there is one, and the others where there is none.
+
+    Attributes:
+        name: of its column.
+        measure: the figure of an image, (H, W, 3) uint8 RGB, and where `needs_reference` of another one beside it.
+        needs_reference: whether it compares the image with a reference.
+        higher_is_better: whether more of it is better.
+    """
+
+    name: str
+    measure: Callable[..., float]
+    needs_reference: bool = True
+    higher_is_better: bool = True
+
+    def __call__(self, image: Pixels, reference: Pixels | None = None) -> float:
+        """Return the figure of an image, (H, W, 3) uint8 RGB; NaN without the reference that it needs.
+
+        Raises:
+            ValueError: if the image is one that it cannot judge, such as one smaller than its window.
+        """
+        if not self.needs_reference:
+            return self.measure(image)
+        return float("nan") if reference is None else self.measure(image, reference)
 
 
 def psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:
@@ -84,15 +123,84 @@ def _ssim_map(x: NDArray[Any], y: NDArray[Any], mean_x: float, mean_y: float) ->
     return values
 
 
-def lpips(image: NDArray[Any], reference: NDArray[Any], network: nn.Module) -> float:
-    """Return `glare.metrics.LPIPS` of two RGB images; see `ssim`.
+def lpips(network: nn.Module) -> Metric:
+    """Return LPIPS as a metric, by a `glare.metrics.LPIPS`, where that is; it raises ValueError below 31 pixels."""
+
+    def measure(image: NDArray[Any], reference: NDArray[Any]) -> float:
+        device = next(network.parameters()).device
+        with torch.inference_mode():
+            return float(network(*(as_tensor(i).float().to(device) for i in (image, reference))))
+
+    return Metric("LPIPS", measure, higher_is_better=False)
+
+
+def gt_mean(metric: Metric) -> Metric:
+    """Return a metric of images that are first scaled to the mean grey level of their reference.
+
+    They use the answer, which nobody has who restores a photograph: the plain figures are the ones to quote.
+    """
+
+    def measure(image: Pixels, reference: Pixels) -> float:
+        aligned = metrics.gt_mean(as_tensor(image), as_tensor(reference))
+        return metric.measure(aligned[0].permute(1, 2, 0).contiguous().numpy(), reference)
+
+    return replace(metric, name=metric.name + GT_MEAN, measure=measure)
+
+
+def niqe(image: Pixels) -> float:
+    """Return NIQE (see `glare.niqe`), by which an image looks the more natural the less it is.
 
     Raises:
-        ValueError: if the images measure less than 31 pixels.
+        ValueError: if the image measures, or has grain on, less than two blocks of 96×96.
     """
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        return float(network(*(as_tensor(i).float().to(device) for i in (image, reference))))
+    value = float(_niqe()(as_tensor(image)))
+    if np.isnan(value):
+        raise ValueError("less than two blocks of 96×96 have grain")
+    return value
+
+
+@cache
+def _niqe() -> NIQE:
+    return NIQE()
+
+
+def where_defined(metric: Metric) -> Metric:
+    """Return a metric that is NaN for an image that it cannot judge, instead of a fault of that image."""
+
+    def measure(*images: Pixels) -> float:
+        try:
+            return metric.measure(*images)
+        except ValueError:
+            return float("nan")
+
+    return replace(metric, measure=measure)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("PSNR", psnr),
+        Metric("SSIM", ssim),
+        Metric("NIQE", niqe, needs_reference=False, higher_is_better=False),
+    )
+}
+"""The metrics that need nothing but their names."""
+
+
+def by_name(wanted: Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """Return metrics, those of `METRICS` by their names.
+
+    Raises:
+        ValueError: if there is none of a name.
+    """
+    found = []
+    for one in wanted:
+        if isinstance(one, str) and one not in METRICS:
+            raise ValueError(
+                f"Expected argument `metrics` to be metrics, or names out of {', '.join(METRICS)}, but got {one!r}."
+            )
+        found.append(METRICS[one] if isinstance(one, str) else one)
+    return tuple(found)
 
 
 def unit(image: NDArray[Any]) -> NDArray[np.float64]:

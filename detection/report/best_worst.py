@@ -1,4 +1,4 @@
-"""The images that an enhancer helped the detector with most and least, as pairs of pictures with the boxes drawn in."""
+"""The images that an enhancer does best and worst on, as pairs of pictures: by a detector's gain, or by a metric."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from detection.data.core import Detections, Pixels, load_image
-from detection.enhancers import Enhancer, Folder, enhanced_by
-from detection.evaluate import BASELINE, Record, Results
+from detection.data.core import Detections, Pixels
+from detection.metrics.image_quality import Metric
 from detection.report.draw import boxed
 from detection.report.page import SIDE, Comparison, jpeg
+from detection.report.tables import cell
+from detection.results import BASELINE, Record, Results
 
 
 def gains(images: pd.DataFrame) -> pd.DataFrame:
@@ -37,16 +38,13 @@ def gains(images: pd.DataFrame) -> pd.DataFrame:
     return others.sort_values(["dAP50", "dPSNR"], ascending=False, kind="stable")
 
 
-def comparisons(
-    results: Results, enhancers: Mapping[str, Enhancer | Folder], *, count: int = 2
-) -> dict[str, list[Comparison]]:
+def comparisons(results: Results, *, count: int = 2) -> dict[str, list[Comparison]]:
     """Return for every enhancer its best images and then its worst ones, beside what ``raw`` shows the detector.
 
     Drawn are what the first detector found and, thin and white, the boxes of the labels.
 
     Args:
-        results: of `detection.evaluate.collect`.
-        enhancers: those of `results`; asked again where they made an image that was not kept.
+        results: of `detection.runner.collect`, with detectors.
         count: how many photographs of each kind.
 
     Returns:
@@ -65,7 +63,7 @@ def comparisons(
         best = best.head(count)
         worst = worst.drop(best.index, errors="ignore").head(count)
         chosen[enhancer] = [
-            _comparison(results, enhancers, records, kind, row)
+            _comparison(results, records, kind, row)
             for kind, rows in (("best", best), ("worst", worst))
             for row in rows.to_dict("records")
         ]
@@ -73,11 +71,7 @@ def comparisons(
 
 
 def _comparison(
-    results: Results,
-    enhancers: Mapping[str, Enhancer | Folder],
-    records: Mapping[tuple[int, str], Record],
-    kind: str,
-    row: Mapping[Any, Any],
+    results: Results, records: Mapping[tuple[int, str], Record], kind: str, row: Mapping[Any, Any]
 ) -> Comparison:
     name = row["enhancer"]
     sample, record = results.dataset.samples[row["sample"]], records[row["sample"], name]
@@ -88,9 +82,6 @@ def _comparison(
         # Letters for a picture that is shown at half of its size, in columns or on a phone.
         return jpeg(boxed(image, found, results.dataset.classes, scale, letters=24, labelled=sample.boxes))
 
-    image = (
-        load_image(record.file) if record.file else enhanced_by(name, enhancers[name], dark.copy(), sample)
-    )
     said = [
         f"{column} {row[column]:.{digits}f} ({row[f'd{column}']:+.{digits}f})"
         for column, digits in (("AP50", 2), ("PSNR", 1))
@@ -99,7 +90,40 @@ def _comparison(
     return Comparison(
         f"{sample.name}, {sample.light}",
         picture(records[row["sample"], BASELINE].found, dark),
-        picture(record.found, image),
+        picture(record.found, results.enhanced(record)),
         f"among the {kind}: {', '.join(said)}",
         (BASELINE, name),
     )
+
+
+def by_metric(results: Results, metric: Metric, *, count: int = 3) -> dict[str, list[Comparison]]:
+    """Return for every enhancer but ``raw`` the images it does best on by a metric, and then the worst, beside ``raw``.
+
+    Args:
+        results: of `detection.runner.collect`, without detectors.
+        metric: one of `results`.
+        count: how many images of each kind.
+
+    Returns:
+        By the enhancer's name, those that the metric judged anything of.
+    """
+    chosen: dict[str, list[Comparison]] = {}
+    for name in (name for name in results.enhancers if name != BASELINE):
+        ranked = sorted(
+            (r for r in results.records if r.enhancer == name and metric.name in r.quality),
+            key=lambda record: record.quality[metric.name],
+            reverse=metric.higher_is_better,
+        )
+        if ranked:
+            chosen[name] = [
+                Comparison(
+                    f"{sample.name} ({sample.light})",
+                    jpeg(sample.load()),
+                    jpeg(results.enhanced(record)),
+                    f"{metric.name} {cell(metric.name, record.quality[metric.name])}",
+                    (BASELINE, name),
+                )
+                for record in ranked[:count] + ranked[count:][-count:]
+                for sample in [results.dataset.samples[record.sample]]
+            ]
+    return chosen

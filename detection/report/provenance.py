@@ -29,10 +29,10 @@ def command(script: str, arguments: Sequence[str]) -> str:
     """Return the command that was typed, absolute paths cut to their last part: ``--data /sets/a`` -> ``--data a``.
 
     Args:
-        script: from the root of the repository.
+        script: from the root of the repository, or ``-m`` and a module.
         arguments: what stood behind it.
     """
-    return shlex.join(["python", script, *map(portable, arguments)])
+    return shlex.join(["python", *script.split(), *map(portable, arguments)])
 
 
 def portable(word: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
@@ -51,17 +52,40 @@ def _decimals(column: str) -> int:
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of `evaluate` that answer the question: is it better than nothing, and at what price.
 
-    The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``. PSNR and
-    SSIM are left out where no image has a reference.
+    The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``.
+    Metrics that judged no image, as those without references cannot, are left out.
     """
     against = [_against_raw(row) for row in table.to_dict("records")]
-    wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50", "PSNR", "SSIM", "LPIPS"]
+    wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50"]
+    wanted += [
+        name for name in ("PSNR", "SSIM", "LPIPS", "NIQE") if name in table and table[name].notna().any()
+    ]
     wanted += ["ms", "detector_ms", "MB", "images", "boxes"]
     if any(against):
         table = table.assign(**{"against raw": against})
-    if not table["PSNR"].notna().any():
-        wanted = [column for column in wanted if column not in ("PSNR", "SSIM")]
     return table[[column for column in wanted if column in table]]
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with each interval beside its mean in one column of text, as it is read."""
+    decimals = {"PSNR": 2, "NIQE": 2}
+    columns: dict[str, object] = {}
+    for column in table:
+        name = str(column)
+        if name.endswith(("_low", "_high")):
+            continue
+        columns[name] = table[name]
+        if f"{name}_low" in table:
+            digits = decimals.get(name.split()[0], 3)
+            rows = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=np.float64)
+            columns[name] = [_with_interval(mean, low, high, digits) for mean, low, high in rows.tolist()]
+    return pd.DataFrame(columns)
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def details(table: pd.DataFrame) -> pd.DataFrame:

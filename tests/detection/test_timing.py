@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detection import timing as module
-from detection.timing import cores, free_threads, threads
+from detection.timing import cores, free_threads, threads, timed
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +82,14 @@ built_in()([np.zeros((64, 64, 3), np.uint8)])
 assert torch.get_num_threads() == before  # the harness's own detector leaves everything as it is
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+class TestMemory:
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+    def test_memory_is_the_highest_of_the_call(self) -> None:
+        _, before = timed(lambda: None)
+        kept, most = timed(lambda: np.ones(100_000_000, np.uint8)[:9].copy())
+        _, after = timed(lambda: None)
+        assert len(kept) == 9
+        assert 90 < most.mb - before.mb < 130
+        assert after.mb - before.mb < 30

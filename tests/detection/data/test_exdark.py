@@ -243,7 +243,7 @@ class TestFaults:
         for (name, fault), part in zip(others.items(), says.values(), strict=True):
             assert part in fault, name
 
-        table = evaluate(data, Everywhere(), {"raw": raw})
+        table = evaluate(data, {"raw": raw}, Everywhere())
         assert table["light"].tolist() == ["Low"]
         assert table["images"].tolist() == [11]  # a_03 could not be decoded
         assert (table.attrs["used"], table.attrs["of"]) == (11, 20)

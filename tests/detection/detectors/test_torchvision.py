@@ -43,7 +43,7 @@ class TestTorchvision:
 
     def test_in_the_harness(self, weights: Path) -> None:
         cat_and_coffee = Dataset(sample_set().samples[3:5])
-        table = evaluate(cat_and_coffee, detector(NAME, weights=weights), {"raw": raw})
+        table = evaluate(cat_and_coffee, {"raw": raw}, detector(NAME, weights=weights))
         assert table["mAP50"].tolist() == [0.0]  # dogs only, and there is none
 
     def test_wrong_weights(self, weights: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def weights(tmp_path: Path) -> Path:
 
 class TestBuiltIn:
     def test_finds_what_is_in_the_sample_set(self) -> None:
-        table = evaluate(sample_set(), detector(), {"raw": raw})
+        table = evaluate(sample_set(), {"raw": raw}, detector())
         assert table["mAP50"][0] > 0.6
 
     def test_one_cat(self) -> None:

@@ -10,24 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection import Detections, Sample
 from detection.metrics.average_precision import Matches, mean_average_precision
-
-
-def sample(
-    boxes: list[list[float]], labels: list[int], crowd: list[bool] | None = None, name: str = "x"
-) -> Sample:
-    return Sample(
-        name,
-        lambda: np.zeros((100, 100, 3), np.uint8),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        np.array(labels, dtype=np.int64),
-        np.array(crowd or [False] * len(labels), dtype=bool),
-    )
-
-
-def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> Detections:
-    return Detections(
-        np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores), np.array(labels, dtype=np.int64)
-    )
+from tests.detection.squares import found, sample
 
 
 def random_set(
@@ -181,7 +164,7 @@ class TestMatches:
         assert min(counts) == 0
         stats = pycocotools_on(truth, results, 3)
         matches = Matches.of(truth, results, 3)
-        scores = matches.scores(self.names)
+        scores = matches.summary(self.names)
         figures = ("mAP50-95", "mAP50", "AP_small", "AP_medium", "AP_large", "AR")
         expected = stats[[0, 1, 3, 4, 5, 8]]
         assert [scores[name] for name in figures] == pytest.approx(expected, abs=1e-9)
@@ -208,8 +191,8 @@ class TestMatches:
     def test_some_images(self) -> None:
         truth, results = random_set(12, 4, most=40)
         chosen = [7, 2, 3, 9, 10]
-        part = Matches.of(truth, results, 3).among(chosen).scores(self.names)
-        alone = Matches.of([truth[i] for i in chosen], [results[i] for i in chosen], 3).scores(self.names)
+        part = Matches.of(truth, results, 3).among(chosen).summary(self.names)
+        alone = Matches.of([truth[i] for i in chosen], [results[i] for i in chosen], 3).summary(self.names)
         for name, value in alone.items():
             assert part[name] == pytest.approx(value, abs=1e-9, nan_ok=True)
 
@@ -218,7 +201,7 @@ class TestMatches:
         matches = Matches.of(truth, results, 3)
         curve = matches.precision_recall()
         assert curve.shape == (101,)
-        assert curve.mean() == pytest.approx(matches.scores(self.names)["mAP50"])
+        assert curve.mean() == pytest.approx(matches.summary(self.names)["mAP50"])
         assert (np.diff(curve) <= 1e-12).all()  # at a higher recall it is never higher
         # Two of three boxes found, a false alarm between them.
         truth = [sample([BOX, [60, 60, 90, 90], [0, 60, 30, 90]], [0, 0, 0])]
@@ -229,13 +212,13 @@ class TestMatches:
 
     def test_each_image(self) -> None:
         truth, results = random_set(12, 5, most=40)
-        each = Matches.of(truth, results, 3).each()
+        each = Matches.of(truth, results, 3).per_image()
         for value, one, guess in zip(each, truth, results, strict=True):
             assert value == pytest.approx(mean_average_precision([one], [guess], 3)[0], nan_ok=True)
 
     def test_voc(self) -> None:
         truth, results = random_set(16, 6, crowds=0)
-        scores = Matches.of(truth, results, 3).scores(self.names)
+        scores = Matches.of(truth, results, 3).summary(self.names)
         expected = np.mean([voc_ap(truth, results, label) for label in (0, 1)])
         assert scores["VOC_AP50"] == pytest.approx(expected, abs=1e-9)
         assert abs(scores["VOC_AP50"] - scores["mAP50"]) > 1e-4  # another definition
@@ -244,11 +227,11 @@ class TestMatches:
         # Two boxes that overlap by half; both detections overlap the left one most.
         truth = [sample([[0, 0, 30, 30], [10, 0, 40, 30]], [0, 0])]
         guess = [found([[0, 0, 30, 30], [4, 0, 34, 30]], [0, 0], [0.9, 0.8])]
-        scores = Matches.of(truth, guess, 1).scores(["one"])
+        scores = Matches.of(truth, guess, 1).summary(["one"])
         assert scores["mAP50"] == pytest.approx(1)
         assert scores["VOC_AP50"] == pytest.approx(0.5)
 
     def test_voc_leaves_crowds_out(self) -> None:
         truth = [sample([BOX, FAR], [0, 0], [False, True])]
         guess = [found([FAR, BOX], [0, 0], [0.9, 0.8])]
-        assert Matches.of(truth, guess, 1).scores(["one"])["VOC_AP50"] == pytest.approx(1)
+        assert Matches.of(truth, guess, 1).summary(["one"])["VOC_AP50"] == pytest.approx(1)

@@ -1,27 +1,8 @@
 import numpy as np
 
-from detection import Detections, Sample
 from detection.metrics.average_precision import Matches
 from detection.metrics.bootstrap import Difference, paired_bootstrap
-
-
-def sample(
-    boxes: list[list[float]], labels: list[int], crowd: list[bool] | None = None, name: str = "x"
-) -> Sample:
-    return Sample(
-        name,
-        lambda: np.zeros((100, 100, 3), np.uint8),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        np.array(labels, dtype=np.int64),
-        np.array(crowd or [False] * len(labels), dtype=bool),
-    )
-
-
-def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> Detections:
-    return Detections(
-        np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores), np.array(labels, dtype=np.int64)
-    )
-
+from tests.detection.squares import found, sample
 
 BOX, FAR = [0.0, 0.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
 

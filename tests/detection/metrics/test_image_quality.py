@@ -4,7 +4,16 @@ from skimage.filters import gaussian
 
 from detection import sample_set
 from detection.data.core import Pixels
-from detection.metrics.image_quality import as_tensor, psnr, ssim
+from detection.metrics.image_quality import (
+    METRICS,
+    Metric,
+    as_tensor,
+    by_name,
+    gt_mean,
+    psnr,
+    ssim,
+    where_defined,
+)
 from glare.metrics import ssim as glare_ssim
 
 
@@ -49,3 +58,29 @@ class TestQuality:
 
 def exact(image: Pixels, reference: Pixels) -> float:
     return float(glare_ssim(as_tensor(image), as_tensor(reference)))
+
+
+class TestMetric:
+    def test_where_there_is_no_reference(self) -> None:
+        image = sample_set().samples[3].load()
+        assert np.isnan(METRICS["PSNR"](image))
+        assert METRICS["NIQE"](image) == METRICS["NIQE"](image, image) > 0
+
+    def test_by_name(self) -> None:
+        own = Metric("mean", lambda image: float(image.mean()), needs_reference=False)
+        assert by_name(["SSIM", own]) == (METRICS["SSIM"], own)
+        with pytest.raises(ValueError, match="names out of PSNR, SSIM, NIQE, but got 'FID'"):
+            by_name(["FID"])
+
+    def test_gt_mean_takes_the_brightness_of_the_reference(self) -> None:
+        reference = np.full((20, 20, 3), 200, np.uint8)
+        aligned = gt_mean(METRICS["PSNR"])
+        assert aligned.name == "PSNR GT-mean"
+        assert METRICS["PSNR"](reference // 2, reference) < 10
+        assert aligned(reference // 2, reference) > 100
+
+    def test_what_cannot_be_judged(self) -> None:
+        black = np.zeros((200, 200, 3), np.uint8)
+        with pytest.raises(ValueError, match="less than two blocks of 96×96 have grain"):
+            METRICS["NIQE"](black)
+        assert np.isnan(where_defined(METRICS["NIQE"])(black))

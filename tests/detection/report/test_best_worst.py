@@ -10,8 +10,9 @@ from PIL import Image
 from detection import Cache, Dataset, Detections, Sample
 from detection.data.core import Pixels
 from detection.enhancers import Named, raw
-from detection.evaluate import Results, collect
 from detection.report.best_worst import comparisons, gains
+from detection.results import Results
+from detection.runner import collect
 
 NAN = float("nan")
 
@@ -65,13 +66,13 @@ def data() -> Dataset:
 
 def run(data: Dataset, folder: Path | None = None) -> Results:
     named = Named(lift, "lift")
-    return collect(data, Bright(), {"raw": raw, "lift": named}, cache=Cache(folder) if folder else None)
+    return collect(data, {"raw": raw, "lift": named}, Bright(), cache=Cache(folder) if folder else None)
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_best_and_worst(data: Dataset, kept: bool, tmp_path: Path) -> None:
     results = run(data, tmp_path if kept else None)
-    (pairs,) = comparisons(results, {"raw": raw, "lift": lift}).values()
+    (pairs,) = comparisons(results).values()
     assert [pair.title.partition(",")[0] for pair in pairs] == ["20.png", "40.png", "140.png", "120.png"]
     assert pairs[0].caption == "among the best: AP50 1.00 (+1.00)"
     assert pairs[2].caption == "among the worst: AP50 0.00 (-1.00)"
@@ -88,9 +89,9 @@ def test_best_and_worst(data: Dataset, kept: bool, tmp_path: Path) -> None:
 
 def test_few_images_are_shown_once(data: Dataset) -> None:
     three = run(Dataset(data.samples[:3], data.classes))
-    (pairs,) = comparisons(three, {"raw": raw, "lift": lift}).values()
+    (pairs,) = comparisons(three).values()
     assert [pair.title.partition(",")[0] for pair in pairs] == ["20.png", "40.png", "120.png"]
 
 
 def test_without_raw(data: Dataset) -> None:
-    assert comparisons(collect(data, Bright(), {"lift": lift}), {"lift": lift}) == {}
+    assert comparisons(collect(data, {"lift": lift}, Bright())) == {}

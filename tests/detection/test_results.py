@@ -6,17 +6,22 @@ import lpips
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
-from detection import Dataset, Detections, darken, enhancer, evaluate, read_test_sets, restore, sample_set
-from detection.cache import Cache
-from detection.data.core import Pixels, Sample
-from detection.enhancers import Folder, raw
-from detection.restoration import MEASURES, enhanced_image, overview
+from detection import Dataset, Detections, Sample, darken, enhancer, evaluate, read_test_sets, sample_set
+from detection.cli import beside_gamma
+from detection.data.core import Pixels
+from detection.enhancers import raw
+from detection.metrics.average_precision import Matches
+from detection.metrics.image_quality import METRICS, Metric, by_name, gt_mean
+from detection.metrics.image_quality import lpips as lpips_metric
+from detection.report.tables import with_intervals
+from detection.results import Results
+from detection.runner import collect
 from glare import niqe
 from glare.metrics import LPIPS
+from tests.detection.squares import Bright, lift, squares
 
 SHARED = Path(__file__).parents[3] / "shared"
 VAL = SHARED / "data" / "lol_v1" / "val"
@@ -24,6 +29,15 @@ ALEX = SHARED / "weights" / "lpips_alex_full_v0.1.pth"
 TRAINED = Path(__file__).parents[2] / "glare" / "pretrained" / "glare-tiny"
 
 CLASSICS = {name: enhancer(name) for name in ("gamma", "histogram")}
+
+
+def both(*metrics: str | Metric) -> list[Metric]:
+    """Each metric, and with GT-mean."""
+    return [one for metric in by_name(metrics) for one in (metric, gt_mean(metric))]
+
+
+def names(found: Results) -> tuple[str, ...]:
+    return tuple(metric.name for metric in found.metrics)
 
 
 @pytest.fixture
@@ -84,7 +98,7 @@ def aligned(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def agrees(data: Dataset, file: Path) -> None:
     """Every figure of gamma and histogram equalisation, and their means, are those of the other libraries."""
-    found = restore(data, CLASSICS, gt_mean=True, lpips=LPIPS(file))
+    found = collect(data, CLASSICS, metrics=both("PSNR", "SSIM", lpips_metric(LPIPS(file))))
     assert found.faults == ()
     network = package(file)
     images = found.images().to_dict("records")
@@ -135,9 +149,9 @@ class Blind:
 
 
 def test_the_harness_of_detection_has_the_same_figures(night: Dataset, chance: Path) -> None:
-    network = LPIPS(chance)
-    seen = evaluate(night, Blind(), CLASSICS, lpips=network)
-    measured = restore(night, CLASSICS, lpips=network).table()
+    metrics = ("PSNR", "SSIM", lpips_metric(LPIPS(chance)))
+    seen = evaluate(night, CLASSICS, Blind(), metrics)
+    measured = evaluate(night, CLASSICS, metrics=metrics)
     # Bit by bit: the same images through the same functions.
     for column in ("PSNR", "SSIM", "LPIPS"):
         assert seen[column].tolist() == measured[column].tolist()
@@ -146,15 +160,15 @@ def test_the_harness_of_detection_has_the_same_figures(night: Dataset, chance: P
 
 class TestTable:
     def test_plain_figures_alone_by_default(self, night: Dataset) -> None:
-        found = restore(night, {"raw": raw})
-        assert found.measures == ("PSNR", "SSIM")
+        found = collect(night, {"raw": raw})
+        assert names(found) == ("PSNR", "SSIM")
         assert not [column for column in found.table() if "GT-mean" in str(column)]
 
     def test_gt_mean_stands_beside_the_plain_figure_with_the_row_of_gamma(self, night: Dataset) -> None:
-        found = restore(night, {"raw": raw}, gt_mean=True)
-        assert found.measures == ("PSNR", "PSNR GT-mean", "SSIM", "SSIM GT-mean")
+        found = collect(night, beside_gamma({"raw": raw}), metrics=both("PSNR", "SSIM"))
+        assert names(found) == ("PSNR", "PSNR GT-mean", "SSIM", "SSIM GT-mean")
         assert found.table()["enhancer"].tolist() == ["raw", "gamma"] * 3
-        again = restore(night, {"gamma": raw}, gt_mean=True)  # somebody's own gamma is not replaced
+        again = collect(night, beside_gamma({"gamma": raw}))  # somebody's own gamma is not replaced
         assert again.enhancers == {"gamma": raw}
 
     def test_intervals_are_of_draws_of_scenes(self) -> None:
@@ -174,7 +188,7 @@ class TestTable:
         exposures = [(f"{i}{scene}", scene, 1 + i) for scene in "abcde" for i in range(3)]
         exposures += [(f"0{scene}", scene, 8) for scene in "fghij"]
         data = Dataset(tuple(sample(*exposure) for exposure in exposures))
-        (row,) = restore(data, {"raw": raw}).table().to_dict("records")
+        (row,) = collect(data, {"raw": raw}).table().to_dict("records")
         of = [20 * np.log10(255 / off) for *_, off in exposures]
         assert row["PSNR"] == pytest.approx(np.mean(of))
         # Written out: the mean of as many scenes of each kind as a draw has.
@@ -183,18 +197,18 @@ class TestTable:
         draws = (bright * sums[0] + (10 - bright) * sums[1]) / (3 * bright + (10 - bright))
         ends = [np.quantile(draws, end) for end in (0.025, 0.975)]
         assert [row["PSNR_low"], row["PSNR_high"]] == pytest.approx(ends, abs=0.3)
-        (row,) = restore(replace(data, samples=data.samples[:-1]), {"raw": raw}).table().to_dict("records")
+        (row,) = collect(replace(data, samples=data.samples[:-1]), {"raw": raw}).table().to_dict("records")
         assert np.isnan([row["PSNR_low"], row["PSNR_high"]]).all()
 
     def test_few_scenes_have_no_interval(self, night: Dataset) -> None:
-        table = restore(night, {"raw": raw}).table()
+        table = collect(night, {"raw": raw}).table()
         assert np.isnan(table["PSNR_low"]).all()
-        assert overview(table)["PSNR"].tolist() == [f"{value:.2f}" for value in table["PSNR"]]
+        assert with_intervals(table)["PSNR"].tolist() == [f"{value:.2f}" for value in table["PSNR"]]
 
     def test_as_it_is_read(self, night: Dataset) -> None:
-        table = restore(night, CLASSICS).table()
+        table = collect(night, CLASSICS).table()
         table["SSIM_low"], table["SSIM_high"] = table["SSIM"] - 0.01, table["SSIM"] + 0.02
-        read = overview(table)
+        read = with_intervals(table)
         assert list(read) == ["set", "enhancer", "PSNR", "SSIM", "ms", "MB", "Mparams", "GFLOP", "images"]
         row = table.to_dict("records")[0]
         assert read["SSIM"][0] == f"{row['SSIM']:.3f} [{row['SSIM_low']:.3f}, {row['SSIM_high']:.3f}]"
@@ -205,9 +219,9 @@ class TestTable:
 class TestWithoutReference:
     def test_niqe(self, night: Dataset) -> None:
         alone = [replace(sample, reference=None, reference_path=None) for sample in night.samples]
-        found = restore(replace(night, samples=tuple(alone)), {"raw": raw, **CLASSICS}, gt_mean=True)
-        assert found.measures == ("NIQE",)
-        assert set(MEASURES) > {"NIQE"}
+        found = collect(replace(night, samples=tuple(alone)), {"raw": raw, **CLASSICS}, metrics=["NIQE"])
+        assert names(found) == ("NIQE",)
+        assert set(METRICS) > {"NIQE"}
         for row, record in zip(found.images().to_dict("records"), found.records, strict=True):
             made = found.enhancers[record.enhancer](night.samples[record.sample].load())
             expected = niqe.NIQE()(torch.from_numpy(made).permute(2, 0, 1)[None] / 255).item()
@@ -217,7 +231,7 @@ class TestWithoutReference:
         good = replace(night.samples[0], reference=None)
         black = replace(good, name="black", load=lambda: np.zeros((200, 200, 3), np.uint8))
         small = replace(good, name="small", load=lambda: np.zeros((95, 300, 3), np.uint8))
-        found = restore(Dataset((good, black, small)), {"raw": raw})
+        found = collect(Dataset((good, black, small)), {"raw": raw}, metrics=["NIQE"])
         assert len(found.samples) == 1
         assert found.faults[0] == "black (dark): NIQE: ValueError: less than two blocks of 96×96 have grain"
         assert (
@@ -231,16 +245,16 @@ def test_perfect_results(night: Dataset) -> None:
     perfect = replace(
         night, samples=tuple(replace(s, load=s.reference) for s in night.samples if s.reference)
     )
-    table = restore(perfect, {"raw": raw}).table()
+    table = collect(perfect, {"raw": raw}).table()
     assert np.isposinf(table["PSNR"]).all()
     assert np.isnan(table["PSNR_low"]).all()
     assert (table["SSIM"] == 1).all()
-    assert overview(table)["PSNR"].tolist() == ["inf"] * 3
+    assert with_intervals(table)["PSNR"].tolist() == ["inf"] * 3
 
 
 def test_fingerprint_of_the_images(night: Dataset) -> None:
     def of(first: Sample) -> str:
-        return restore(replace(night, samples=(first, *night.samples[1:])), {"raw": raw}).fingerprint
+        return collect(replace(night, samples=(first, *night.samples[1:])), {"raw": raw}).fingerprint
 
     first = night.samples[0]
     black = np.zeros((200, 240, 3), np.uint8)
@@ -249,90 +263,101 @@ def test_fingerprint_of_the_images(night: Dataset) -> None:
     assert of(first) == of(first)
 
 
-class TestFaults:
-    @pytest.mark.parametrize(
-        ("side", "message"),
-        [
-            (10, "SSIM: ValueError: Expected images of at least 11×11 but got 10×10"),
-            (30, "LPIPS: ValueError: Expected images of at least 31×31"),
-        ],
+class TestGroups:
+    def groups(self, data: Dataset) -> list[tuple[object, ...]]:
+        table = evaluate(data, {"raw": raw}, Bright(), resamples=0)
+        keys = [key for key in ("light", "place", "images") if key in table]
+        return list(table[keys].itertuples(index=False, name=None))
+
+    def test_one_light(self) -> None:
+        assert self.groups(squares()) == [("day", 6)]
+
+    def test_lights_and_all(self) -> None:
+        assert self.groups(squares("day", "dusk")) == [("day", 6), ("dusk", 6), ("all", 12)]
+
+    def test_places(self) -> None:
+        found = self.groups(squares(places=("outdoor", "indoor", "")))
+        assert found == [("day", "all", 6), ("day", "indoor", 2), ("day", "outdoor", 2)]
+        found = self.groups(squares("day", "dusk", places=("outdoor", "indoor")))
+        lights = [("day", "all", 6), ("dusk", "all", 6)]
+        assert found == [*lights, ("all", "indoor", 6), ("all", "outdoor", 6), ("all", "all", 12)]
+
+    def test_one_place_is_no_group(self) -> None:
+        assert self.groups(squares(places=("indoor",))) == [("day", 6)]
+
+
+class TestAgainstRaw:
+    def test_columns(self) -> None:
+        enhancers = {"raw": raw, "same": lambda image: image, "lift": lift, "black": np.zeros_like}
+        table = evaluate(squares(count=10), enhancers, Bright()).set_index("enhancer")
+        assert table["verdict"].to_dict() == {
+            "raw": "",
+            "same": "within noise",
+            "lift": "better",
+            "black": "worse",
+        }
+        assert np.isnan(table["dmAP50"]["raw"])
+        assert table["dmAP50"]["lift"] == pytest.approx(table["mAP50"]["lift"] - table["mAP50"]["raw"])
+        for name in ("dmAP50", "dmAP50-95"):
+            assert 0 < table[f"{name}_low"]["lift"] < table[name]["lift"] < table[f"{name}_high"]["lift"]
+
+    def test_without_raw_nothing_is_compared(self) -> None:
+        table = evaluate(squares(), {"lift": lift}, Bright())
+        assert table["verdict"].tolist() == [""]
+        assert table["dmAP50"].isna().all()
+
+    def test_figures_are_those_of_the_scores(self) -> None:
+        data = squares("day", "dusk")
+        results = collect(data, {"raw": raw, "lift": lift}, Bright())
+        rows = results.table(resamples=0).set_index(["light", "enhancer"])
+        records = [record for record in results.records if record.enhancer == "lift"]
+        dusk = [record for record in records if data.samples[record.sample].light == "dusk"]
+        truth = [data.samples[record.sample] for record in dusk]
+        expected = Matches.of(truth, [record.found for record in dusk], 12).summary(data.classes)
+        for name in ("VOC_AP50", "AR", "AP_medium", "AP50 People", "AP People"):
+            assert rows[name]["dusk", "lift"] == pytest.approx(expected[name])
+        assert rows["AP_small"].isna().all()
+        assert rows["AP Cat"].isna().all()
+
+
+def test_precision_over_recall() -> None:
+    results = collect(squares(), {"raw": raw, "lift": lift}, {"b": Bright()})
+    curves, table = results.precision_recall(), results.table()
+    assert list(curves) == ["detector", "enhancer", "recall", "precision"]
+    assert len(curves) == 2 * 101
+    means = curves.groupby("enhancer")["precision"].mean()
+    for row in table.to_dict("records"):
+        assert means[row["enhancer"]] == pytest.approx(row["mAP50"])
+
+
+def test_fingerprint_of_the_images_and_labels() -> None:
+    def of(data: Dataset) -> str:
+        return collect(data, {"raw": raw}, Bright()).fingerprint
+
+    data = squares()
+    first = data.samples[0]
+    assert of(data) == of(squares())
+    others = (
+        replace(first, load=lambda: np.zeros((100, 100, 3), np.uint8)),
+        replace(first, boxes=first.boxes + 1),
+        replace(first, name="other"),
     )
-    def test_images_smaller_than_a_window(
-        self, night: Dataset, chance: Path, side: int, message: str
-    ) -> None:
-        def small() -> Pixels:
-            return np.zeros((side, side, 3), np.uint8)
-
-        tiny = replace(night.samples[0], name="tiny", load=small, reference=small)
-        data = replace(night, samples=(tiny, night.samples[1]))
-        found = restore(data, {"gamma": CLASSICS["gamma"]}, lpips=LPIPS(chance))
-        (fault,) = found.faults
-        assert fault.startswith("tiny (dark): ")
-        assert message in fault
-        assert len(found.samples) == 1
-        with pytest.raises(ValueError, match="at least one sound image"):
-            restore(replace(night, samples=(tiny,)), {"gamma": CLASSICS["gamma"]}, lpips=LPIPS(chance))
-
-    def test_what_one_enhancer_fails_on_counts_for_none(self, night: Dataset) -> None:
-        dark = night.samples[0].load()
-
-        def fails(image: Pixels) -> Pixels:
-            if np.array_equal(image, dark):
-                raise RuntimeError("no luck")
-            return image
-
-        seen: list[str] = []
-        found = restore(night, {"raw": raw, "fails": fails}, on_image=lambda s, _: seen.append(s.name))
-        assert seen == [sample.name for sample in night.samples[1:]]
-        assert found.faults == (f"{night.samples[0].name} (dark): enhancer `fails`: RuntimeError: no luck",)
-        assert found.table()["images"].tolist() == [2, 2, 1, 1, 3, 3]
-
-    def test_an_enhancer_that_always_fails_is_left_out(self, night: Dataset) -> None:
-        def fails(image: Pixels) -> Pixels:
-            raise RuntimeError("no luck")
-
-        found = restore(night, {"raw": raw, "fails": fails})
-        assert list(found.enhancers) == ["raw"]
-        assert len(found.samples) == 4
-        (fault,) = found.faults
-        assert fault.startswith("enhancer `fails` is left out")
-        assert fault.endswith("RuntimeError: no luck")
-        with pytest.raises(ValueError, match="no luck"):
-            restore(night, {"fails": fails})
-
-    def test_folders_of_results(self, tmp_path: Path) -> None:
-        root, theirs = tmp_path / "set", tmp_path / "theirs"
-        for folder in (root / "low", root / "high", theirs):
-            folder.mkdir(parents=True)
-        for name in ("1", "2", "3", "4"):
-            image = sample_set().samples[3].load()[:40, :50]
-            Image.fromarray(image // 4).save(root / "low" / f"{name}.png")
-            Image.fromarray(image).save(root / "high" / f"{name}.png")
-            if name != "2":
-                Image.fromarray(image // 2 if name == "1" else image[: 40 - (name == "4")]).save(
-                    theirs / f"{name}.png", format="JPEG" if name == "3" else "PNG"
-                )
-        found = restore(read_test_sets(root), {"raw": raw, "theirs": Folder(theirs)})
-        assert [sample.name for sample in found.samples] == ["1.png"]
-        missing, compressed, size = found.faults
-        assert "2.png" in missing
-        assert "expected one image of that name" in missing
-        assert "3.png is a JPEG" in compressed
-        assert "to return uint8 (40, 50, 3) but got uint8 (39, 50, 3)" in size
-        row = found.table().to_dict("records")[1]
-        assert row["PSNR"] == pytest.approx(peak_signal_noise_ratio(image, image // 2))
-        assert np.isnan(row["ms"])
+    assert len({of(replace(data, samples=(other, *data.samples[1:]))) for other in others} | {of(data)}) == 4
 
 
-def test_a_killed_run_goes_on(night: Dataset, tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        restore(night, CLASSICS, cache=cache, on_image=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.png")}
-    assert len(kept) == 2
-    found = restore(night, CLASSICS, cache=cache)
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert len(list(tmp_path.rglob("*.png"))) == 8
-    for record in found.records:
-        made = CLASSICS[record.enhancer](night.samples[record.sample].load())
-        assert np.array_equal(enhanced_image(found, record), made)
+def test_a_mean_is_over_what_can_be_judged_behind_every_enhancer() -> None:
+    """Otherwise rows would be of different images; and what cannot be judged is still there to be detected."""
+
+    def level(image: Pixels) -> float:
+        if image.max() > 205:
+            raise ValueError("too bright")
+        return float(image.max())
+
+    data = squares(count=4)  # of brightness 70, 201, 72, 203
+    alone = replace(data, samples=tuple(replace(one, reference=None) for one in data.samples))
+    metric = Metric("level", level, needs_reference=False)
+    table = evaluate(
+        alone, {"raw": raw, "brighter": lambda image: image + np.uint8(4)}, Bright(), [metric]
+    ).set_index("enhancer")
+    assert table["level"].to_dict() == {"raw": np.mean([70, 201, 72]), "brighter": np.mean([74, 205, 76])}
+    assert table["images"].tolist() == [4, 4]

@@ -1,5 +1,8 @@
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 from PIL import Image
 
 from detection import Dataset, sample_set, write_darkened
-from tests.scripts import load_script
+from tests.scripts import EXPERIMENTS, load_script
 
 Main = Callable[[list[str]], None]
 
@@ -145,3 +148,23 @@ def test_built_in_set(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_mistakes_are_named(main: Main, tmp_path: Path, arguments: str, message: str) -> None:
     with pytest.raises(SystemExit, match=f"enhance_lol: .*{message}"):
         main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments.format(tmp_path).split()])
+
+
+def test_two_processes_make_the_table_of_one(main: Main, pairs: Path, tmp_path: Path) -> None:
+    words = f"--data {pairs} --enhancers raw,gamma,clahe --device cpu".split()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*launch, str(EXPERIMENTS / "enhance_lol.py"), *words, "--out", str(tmp_path / "shared")],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(EXPERIMENTS.parent), *sys.path])},
+    )
+    main([*words, "--out", str(tmp_path / "alone")])
+    shared, alone = (read(tmp_path / name / "results.csv") for name in ("shared", "alone"))
+    for row, expected in zip(shared, alone, strict=True):
+        for column in ("ms", "MB"):
+            del row[column], expected[column]
+        assert row == expected
+        assert row["images"] == "2"
+    assert len(read(tmp_path / "shared" / "images.csv")) == 6

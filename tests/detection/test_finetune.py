@@ -1,4 +1,3 @@
-import argparse
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ from detection import EXDARK_CLASSES, darken, enhancer, evaluate, read_yolo, sam
 from detection.data.core import Dataset
 from detection.detectors.ultralytics import YOLO, built_in
 from detection.enhancers import gamma
+from detection.finetune import enhanced_set, half, mean_over_seeds, training_and_testing
 from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -40,15 +40,15 @@ def photographs(tmp_path: Path) -> Path:
     return data
 
 
-def test_halves(script: ModuleType, photographs: Path) -> None:
+def test_halves(photographs: Path) -> None:
     data = read_yolo(photographs)
-    assert [s.name for s in script.half(data, even=True).samples] == ["0002.png"]
-    assert [s.name for s in script.half(data, even=False).samples] == ["0003.png"]
+    assert [s.name for s in half(data, even=True).samples] == ["0002.png"]
+    assert [s.name for s in half(data, even=False).samples] == ["0003.png"]
 
 
-def test_enhanced_set(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
+def test_enhanced_set(photographs: Path, tmp_path: Path) -> None:
     data = darken(read_yolo(photographs), "mild", "dark")  # two images of each name
-    written = write_yolo(script.enhanced(data, "gamma", gamma), tmp_path / "written")
+    written = write_yolo(enhanced_set(data, "gamma", gamma), tmp_path / "written")
     assert [s.name for s in written.samples] == [
         f"{light}/{name}.png" for light in ("dark", "mild") for name in ("0002", "0003")
     ]
@@ -57,21 +57,20 @@ def test_enhanced_set(script: ModuleType, photographs: Path, tmp_path: Path) -> 
         assert np.array_equal(sample.load(), brighter[sample.name])
 
 
-def test_enhancer_that_changes_the_size(script: ModuleType, photographs: Path, tmp_path: Path) -> None:
-    data = script.enhanced(read_yolo(photographs), "half", lambda image: image[::2, ::2])
+def test_enhancer_that_changes_the_size(photographs: Path, tmp_path: Path) -> None:
+    data = enhanced_set(read_yolo(photographs), "half", lambda image: image[::2, ::2])
     with pytest.raises(ValueError, match="Expected enhancer `half` to return"):
         data.samples[0].load()
 
 
-def test_splits_of_a_data_yaml(script: ModuleType, tmp_path: Path) -> None:
+def test_splits_of_a_data_yaml(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "val/c"):
         for kind in ("images", "labels"):
             (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 10)).save(tmp_path / "images" / f"{name}.png")
     described = "train: images/train\nval: images/val\nnames: [dog]\n"
     (tmp_path / "data.yaml").write_text(described)
-    args = argparse.Namespace(data=tmp_path, split=None, test=None, levels="none")
-    training, testing = script.split(args)
+    training, testing = training_and_testing(tmp_path)
     assert [sample.name for sample in training.samples] == ["a.png", "b.png"]
     assert [sample.name for sample in testing.samples] == ["c.png"]
 
@@ -101,7 +100,7 @@ class TestProtocol:
         # Behind the same enhancer: of six images the fifth is held out, and its PSNR is the enhancer's.
         held_out = read_yolo(small)
         held_out = darken(Dataset(held_out.samples[4:5]), "mild")
-        expected = evaluate(held_out, built_in(), {"raw": enhancer("raw"), "glare": enhancer("glare")})
+        expected = evaluate(held_out, {"raw": enhancer("raw"), "glare": enhancer("glare")}, built_in())
         np.testing.assert_allclose(table["PSNR"], expected["PSNR"].round(2))
         assert (table["images"] == 1).all()
         weights = []
@@ -114,35 +113,33 @@ class TestProtocol:
         assert "One training per row, seed 3" in printed
         assert "| mild | glare |" in (out / "results.md").read_text()
 
-    def test_mean_and_spread(self, script: ModuleType) -> None:
+    def test_mean_and_spread(self) -> None:
         rows = [("raw", 0, 0.2, 3), ("glare", 0, 0.5, 3), ("raw", 1, 0.4, 3), ("glare", 1, 0.5, 3)]
         table = pd.DataFrame(rows, columns=["enhancer", "seed", "mAP50", "boxes"])
         table = table.assign(**{"light": "dark", "mAP50-95": 0.1, "PSNR": np.nan, "images": 2})
-        summary = script.summary(table).set_index("enhancer")
+        summary = mean_over_seeds(table).set_index("enhancer")
         assert list(summary.index) == ["raw", "glare"]
         np.testing.assert_allclose(summary["mAP50"], [0.3, 0.5])
         np.testing.assert_allclose(summary["mAP50 std"], [np.sqrt(0.02), 0], atol=1e-4)
         np.testing.assert_allclose(summary["mAP50-95 std"], 0)
         assert summary["boxes"].tolist() == [3, 3]
-        assert not any("std" in column for column in script.summary(table[table["seed"] == 0]))
+        assert not any("std" in column for column in mean_over_seeds(table[table["seed"] == 0]))
 
-    def test_own_test_set(self, script: ModuleType, small: Path, photographs: Path) -> None:
-        args = argparse.Namespace(data=small, test=photographs, split=None, levels="none")
-        training, testing = script.split(args)
+    def test_own_test_set(self, small: Path, photographs: Path) -> None:
+        training, testing = training_and_testing(small, test=photographs)
         assert len(training) == 6
         assert [sample.name for sample in testing.samples] == ["0002.png", "0003.png"]
 
-    def test_splits_of_exdark(self, script: ModuleType, exdark: Any, tmp_path: Path) -> None:
+    def test_splits_of_exdark(self, exdark: Any, tmp_path: Path) -> None:
         for number, name in enumerate(("Cat/one.jpg", "Cat/two.jpg", "Cat/three.jpg"), 1):
             exdark.add(name, "Cat 1 2 20 10", listed=f"6 1 1 {number}")  # a train, a val and a test image
-        args = argparse.Namespace(data=exdark.root, test=None, split=None, levels="none")
-        assert [[s.name for s in part.samples] for part in script.split(args)] == [
+        assert [[s.name for s in part.samples] for part in training_and_testing(exdark.root)] == [
             ["Cat/one.jpg"],
             ["Cat/three.jpg"],
         ]
         (tmp_path / "own.txt").write_text("one.jpg\nthree.jpg\n")
-        args.split = (str(tmp_path / "own.txt"), "val")
-        assert [len(part) for part in script.split(args)] == [2, 1]
+        split = (str(tmp_path / "own.txt"), "val")
+        assert [len(part) for part in training_and_testing(exdark.root, split=split)] == [2, 1]
 
     @pytest.mark.parametrize(
         ("more", "problem"),

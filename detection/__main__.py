@@ -1,0 +1,5 @@
+"""``python -m detection``."""
+
+from detection.cli import main
+
+main()

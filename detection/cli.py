@@ -1,0 +1,392 @@
+"""The command line: ``python -m detection bench | restore | finetune``, and what the scripts of experiments/ call."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from detection.cache import Cache
+from detection.data.auto import read_dataset
+from detection.data.builtin import sample_set
+from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES
+from detection.data.core import Dataset, Sample
+from detection.data.darken import darken
+from detection.data.paired import read_test_sets
+from detection.detectors import BUILT_IN, detector
+from detection.detectors.base import Detector
+from detection.enhancers import NAMES, Enhancer, Folder, enhancer, raw
+from detection.faults import FaultError, blame, one_line
+from detection.metrics.image_quality import METRICS, Metric, gt_mean, lpips
+from detection.metrics.leakage import find_leakage
+from detection.report.bench import Pictures, notes_on_bench, remove_pictures, write_bench
+from detection.report.provenance import command, portable, versions, without_folders
+from detection.report.restoration import notes_on_restoration, write_restoration
+from detection.report.tables import cell, overview, rounded, with_intervals
+from detection.results import Results
+from detection.runner import collect
+from glare.data.degrade import LEVELS
+from glare.metrics import LPIPS
+
+T = TypeVar("T")
+
+# How many processes there are, as torchrun and the kinds of MPI tell.
+_PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_CLASSES = {"exdark": EXDARK_CLASSES, "coco": COCO_CLASSES}
+_COMPARED = (METRICS["PSNR"], METRICS["SSIM"])
+_DOWNLOAD = "download"
+_ENHANCERS = (
+    "by name; also glare@FIDELITY, glare=WEIGHTS@FIDELITY, onnx:FILE, folder:PATH, module:callable "
+    "(default: %(default)s)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one of `COMMANDS`, which is named first, with the rest of the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m detection", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=COMMANDS, help="each tells its own arguments with --help")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    args = parser.parse_args(arguments)
+    COMMANDS[args.command](args.arguments)
+
+
+def bench(arguments: Sequence[str] | None = None, program: str = "-m detection bench") -> None:
+    """Tell which enhancer helps a detector in the dark: mAP, image quality and time for each light and enhancer.
+
+    Args:
+        arguments: by default those of the process.
+        program: what stands behind ``python`` in the command that was typed.
+    """
+    parser = _parser(program, "Which enhancer helps a detector in the dark: a row per light and enhancer.")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a folder of ExDark, DARK FACE or YOLO's layout, a data.yaml, or a COCO JSON (default: the built-in set)",
+    )
+    parser.add_argument(
+        "--split",
+        help="of ExDark: train, val, test or a file of names (default: test); of a data.yaml (default: val)",
+    )
+    parser.add_argument("--images", type=Path, help="folder with the images of the COCO JSON")
+    parser.add_argument(
+        "--classes", choices=_CLASSES, default="exdark", help="classes to find (default: exdark)"
+    )
+    parser.add_argument(
+        "--detector",
+        default=BUILT_IN,
+        help="one or more of: a name or checkpoint of ultralytics', a name of torchvision's, or with its weights "
+        "NAME=FILE, module:callable (default: %(default)s)",
+    )
+    parser.add_argument("--enhancers", default=",".join(NAMES), help=_ENHANCERS)
+    parser.add_argument(
+        "--levels",
+        help="how dark to make the images, or `none` if they are dark already (default: "
+        f"{','.join(LEVELS)}; `none` for a set that says what light it was taken in, as ExDark does)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
+    parser.add_argument("--device", default=_device())
+    parser.add_argument("--lpips", type=Path, help="state_dict of LPIPS-alex, for a column of that measure")
+    parser.add_argument("--out", type=Path, default=Path("runs") / _name(program).split()[-1])
+    parser.add_argument(
+        "--cache", type=Path, help="folder of enhanced images and detections (default: cache in --out)"
+    )
+    args = parser.parse_args(arguments)
+    with _told(program):
+        _bench(args, _command(program, arguments))
+
+
+def _bench(args: argparse.Namespace, typed: str) -> None:
+    first = _join(args)
+    _check_device(args.device)
+    enhancers = _by_name(args.enhancers, lambda name: enhancer(name, args.device))
+    if args.data is None:
+        clean = sample_set()
+    else:
+        clean = read_dataset(args.data, images=args.images, split=args.split, classes=_CLASSES[args.classes])
+    _tell_faults(clean, first)
+    dark_already = any(sample.light != Sample.light for sample in clean.samples)
+    levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
+    data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
+    detectors = _by_name(args.detector, lambda name: detector(name, device=args.device))
+    for name, one in detectors.items():
+        with blame(f"detector `{name}`"):
+            one([np.zeros((64, 64, 3), np.uint8)])
+    one_or_more = detectors if len(detectors) > 1 else next(iter(detectors.values()))
+    perceived = _lpips(args.lpips, args.device)
+    metrics = [*_COMPARED, *(perceived if _has(data, references=True) else [])]
+    if _has(data, references=False):
+        metrics.append(METRICS["NIQE"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    cache = Cache(args.cache or args.out / "cache")
+
+    pictures = Pictures(args.out, data)
+    results = collect(data, enhancers, one_or_more, metrics, cache=cache, progress=True, on_image=pictures)
+    day = None if data is clean else collect(clean, {"raw": raw}, one_or_more, (), cache=cache)
+    if not first:
+        return
+    table = results.table()
+    notes = notes_on_bench(table, clean, list(detectors), args.seed, args.device)
+    for row in [] if day is None else day.table().to_dict("records"):
+        of = f" {row['detector']}:" if len(detectors) > 1 else ""
+        notes.insert(
+            1, f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}."
+        )
+    print(rounded(overview(table)).to_string(index=False, na_rep=""))
+    print("\n" + "\n".join(notes))
+    files = sorted({pictures.file(data.samples[number]) for number in results.samples})
+    remove_pictures(args.out, files)
+    made_with = _made_with(typed, results, detectors) | {"pictures": files}
+    write_bench(args.out, results, table, [without_folders(note) for note in notes], made_with)
+    print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
+
+
+def restore(arguments: Sequence[str] | None = None, program: str = "-m detection restore") -> None:
+    """Tell how close enhanced images come to their references, or how natural they look; see `bench`."""
+    parser = _parser(
+        program, "How close enhanced images come to their references: a row per set and enhancer."
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="folders of test sets: low/ and high/, input/ and target/, Low/ and Normal/, SICE's Label/, images "
+        "without references, or folders above such (default: the built-in photographs, darkened)",
+    )
+    parser.add_argument("--enhancers", default=",".join(NAMES), help=_ENHANCERS)
+    parser.add_argument(
+        "--gt-mean",
+        action="store_true",
+        help="also the figures after scaling each image to the brightness of its reference, beside the plain ones",
+    )
+    parser.add_argument(
+        "--lpips",
+        nargs="?",
+        const=_DOWNLOAD,
+        metavar="FILE",
+        help="a column of LPIPS-alex, from the file of its state_dict, or else with torchvision's AlexNet, which is "
+        "downloaded",
+    )
+    parser.add_argument("--device", default=_device())
+    parser.add_argument("--out", type=Path, default=Path("runs") / _name(program).split()[-1])
+    parser.add_argument("--cache", type=Path, help="folder of enhanced images (default: cache in --out)")
+    args = parser.parse_args(arguments)
+    with _told(program):
+        _restore(args, _command(program, arguments))
+
+
+def _restore(args: argparse.Namespace, typed: str) -> None:
+    first = _join(args)
+    _check_device(args.device)
+    enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
+    data = read_test_sets(*args.data) if args.data else darken(sample_set(), *LEVELS)
+    _tell_faults(data, first)
+    compared = [*_COMPARED, *_lpips(args.lpips, args.device)]
+    if args.gt_mean:
+        enhancers = beside_gamma(enhancers)
+        compared = [one for metric in compared for one in (metric, gt_mean(metric))]
+    metrics = compared if _has(data, references=True) else []
+    if _has(data, references=False):
+        metrics = [*metrics, METRICS["NIQE"]]
+    args.out.mkdir(parents=True, exist_ok=True)
+    cache = Cache(args.cache or args.out / "cache")
+
+    results = collect(data, enhancers, metrics=metrics, cache=cache, progress=True)
+    if not first:
+        return
+    samples = [data.samples[number] for number in results.samples]
+    warnings, leakage = find_leakage(samples, results.enhancers)
+    notes = [without_folders(note) for note in [*warnings, *notes_on_restoration(results, args.device)]]
+    table = results.table()
+    made_with = _made_with(typed, results) | {
+        "notes": notes,
+        "faults": [without_folders(fault) for fault in results.faults],
+        "overlaps": {
+            name: [{"file": str(o.file), "trained": o.trained, "by": o.by, "bits": o.bits} for o in found]
+            for name, found in leakage.items()
+        },
+    }
+    write_restoration(args.out, results, table, notes, made_with)
+    read = with_intervals(table)
+    formats: dict[Any, Callable[[Any], str]] = {
+        column: lambda value, column=str(column): cell(column, value)  # type: ignore[misc]
+        for column in read.select_dtypes("float")
+    }
+    print(read.to_string(index=False, na_rep="", formatters=formats))
+    print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
+
+
+def beside_gamma(enhancers: dict[str, Enhancer | Folder]) -> dict[str, Enhancer | Folder]:
+    """Return enhancers with ``gamma`` among them: without its row nobody can tell what GT-mean is worth."""
+    return enhancers if "gamma" in enhancers else {**enhancers, "gamma": enhancer("gamma")}
+
+
+def finetune(arguments: Sequence[str] | None = None, program: str = "-m detection finetune") -> None:
+    """Fine-tune a YOLO behind each enhancer, or into the built-in detector: `detection.finetune`; see `bench`."""
+    from detection.detectors.ultralytics import WEIGHTS  # ultralytics is asked for by those who use it
+    from detection.finetune import Protocol, compare, make_built_in, training_and_testing
+
+    parser = _parser(
+        program, "Fine-tune a YOLO: on what enhancers make of dark images, or into the built-in detector."
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a folder of ExDark or YOLO's layout, or a COCO JSON"
+    )
+    parser.add_argument(
+        "--weights", help="a YOLO's .pt, a pickle, so use one you trust (default: the built-in)"
+    )
+    parser.add_argument("--epochs", type=int, help="(default: 50 with --enhancers, otherwise 4)")
+    parser.add_argument(
+        "--lr", type=float, help="AdamW's (default: ultralytics' choice; 2e-5 for the built-in)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the first one (default: 0)")
+    parser.add_argument("--device", default=_device())
+    default = Path("runs") / _name(program).split()[-1]
+    parser.add_argument("--out", type=Path, help=f"(default: {default}; detection/detectors/weights)")
+    protocol = parser.add_argument_group("the protocol")
+    protocol.add_argument("--enhancers", help="by name, or module:callable, e.g. raw,clahe,glare")
+    protocol.add_argument(
+        "--test", type=Path, help="another set to measure on (default: every fifth image of --data)"
+    )
+    protocol.add_argument(
+        "--split",
+        nargs=2,
+        metavar=("TRAIN", "TEST"),
+        help="of ExDark: train, val, test or a file of names (default: train test)",
+    )
+    protocol.add_argument(
+        "--levels", default="none", help="how dark to make the images (default: as they are)"
+    )
+    protocol.add_argument("--seeds", type=int, default=1, help="trainings per enhancer (default: 1)")
+    protocol.add_argument("--imgsz", type=int, default=640, help="pixels the detector sees (default: 640)")
+    protocol.add_argument("--batch", type=int, default=16, help="(default: 16)")
+    args = parser.parse_args(arguments)
+    if args.enhancers is None and args.weights is None:
+        parser.error("--enhancers for the protocol, or --weights to make the built-in detector from")
+    with _told(program, goes_on=False):
+        if args.enhancers is None:
+            out = args.out or WEIGHTS
+            epochs, lr = args.epochs or 4, args.lr or 2e-5
+            make_built_in(args.data, args.weights, epochs, lr, args.seed, args.device, out)
+            return
+        levels = () if args.levels == "none" else tuple(args.levels.split(","))
+        training, testing = training_and_testing(args.data, test=args.test, split=args.split, levels=levels)
+        enhancers = {name: enhancer(name, args.device) for name in args.enhancers.split(",")}
+        seeds = range(args.seed, args.seed + args.seeds)
+        how = Protocol(args.epochs or 50, args.lr, args.imgsz, args.batch, seeds, args.device)
+        compare(training, testing, enhancers, args.weights, how, args.out or default)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "bench": bench,
+    "restore": restore,
+    "finetune": finetune,
+}
+
+
+def _parser(program: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python {program}", description=description)
+
+
+def _name(program: str) -> str:
+    """``experiments/a.py`` -> ``a``, ``-m detection b`` -> ``detection b``."""
+    return Path(program).stem.removeprefix("-m ")
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _command(program: str, arguments: Sequence[str] | None) -> str:
+    return command(program, sys.argv[1:] if arguments is None else arguments)
+
+
+@contextmanager
+def _told(program: str, *, goes_on: bool = True) -> Iterator[None]:
+    """What a user can do something about is told in a line, and ends the process.
+
+    A command that `goes_on` takes up where it was when it is started again.
+    """
+    sys.path.append(os.getcwd())  # where modules named in an argument are
+    try:
+        yield
+    except (ValueError, OSError, ImportError, FaultError) as error:
+        sys.exit(f"{_name(program)}: {error}")
+    except KeyboardInterrupt:
+        print(
+            f"{_name(program)}: stopped" + goes_on * "; the same command goes on from here", file=sys.stderr
+        )
+        sys.exit(130)
+
+
+def _join(args: argparse.Namespace) -> bool:
+    """Join the other processes, where ``accelerate launch`` or ``torchrun`` started several; whether this is the first.
+
+    Each computes on its own GPU, where there are any.
+    """
+    if all(int(os.environ.get(name, 1)) == 1 for name in _PROCESSES):
+        return True
+    from accelerate import PartialState
+
+    # Long, since one may find its share done by an earlier run and wait for the others.
+    state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=7))
+    if args.device == "cuda":
+        args.device = str(state.device)
+    return bool(state.is_main_process)
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError, with torch's reason, unless torch can compute on a device."""
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected argument `device` to be one that torch has but got {name!r}: {one_line(error)}"
+        ) from error
+
+
+def _lpips(file: Path | str | None, device: str) -> list[Metric]:
+    if file is None:
+        return []
+    return [lpips(LPIPS(None if file == _DOWNLOAD else file).to(device))]
+
+
+def _has(data: Dataset, *, references: bool) -> bool:
+    """Whether some images have a reference, or have none."""
+    return any((sample.reference is not None) == references for sample in data.samples)
+
+
+def _tell_faults(data: Dataset, first: bool) -> None:
+    for fault in data.faults if first else ():
+        print(f"Fault: {fault}", flush=True)
+
+
+def _by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
+    """What a list of names stands for; the rows of the table tell no folders, unless only those tell them apart."""
+    typed = names.split(",")
+    shown = [portable(name) for name in typed]
+    titles = shown if len(set(shown)) == len(shown) else typed
+    return {title: build(name) for title, name in zip(titles, typed, strict=True)}
+
+
+def _made_with(
+    typed: str, results: Results, detectors: Mapping[str, Detector] | None = None
+) -> dict[str, Any]:
+    def identities(named: Mapping[str, object]) -> dict[str, str | None]:
+        return {name: getattr(one, "identity", None) for name, one in named.items()}
+
+    used, of = len(results.samples), len(results.dataset) + results.dataset.left_out
+    return {
+        "command": typed,
+        "versions": versions(),
+        "data": {"sha256": results.fingerprint, "used": used, "of": of},
+        **({"detectors": identities(detectors)} if detectors else {}),
+        "enhancers": identities(results.enhancers),
+    }
