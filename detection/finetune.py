@@ -166,8 +166,8 @@ def training_and_testing(
         testing = read_dataset(data, split=test_split)
     else:
         samples = sorted(training.samples, key=lambda sample: sample.name)
-        testing = replace(training, samples=tuple(samples[4::5]), faults=(), left_out=0)
-        training = replace(training, samples=tuple(s for i, s in enumerate(samples) if i % 5 != 4))
+        testing = training.replace(samples=tuple(samples[4::5]), faults=(), left_out=0)
+        training = training.replace(samples=tuple(s for i, s in enumerate(samples) if i % 5 != 4))
     if not training.samples or not testing.samples:
         raise ValueError(
             f"Expected images to train and to measure on but got {len(training)} and {len(testing)}."
@@ -187,7 +187,7 @@ def enhanced_set(dataset: Dataset, name: str, enhance: Enhancer | Folder) -> Dat
     samples = (replace(s, name=f"{s.light}/{s.name}") for s in dataset.samples)
     if enhance is not raw:
         samples = (replace(s, load=partial(load, s), reference=None, path=None) for s in samples)
-    return replace(dataset, samples=tuple(samples))
+    return dataset.replace(samples=tuple(samples))
 
 
 def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -303,7 +303,7 @@ difference is what counts, and with so few photographs one below about six point
 def half(dataset: Dataset, *, even: bool) -> Dataset:
     """Return the images with an even number in their name, or those with an odd one."""
     chosen = (s for s in dataset.samples if (int(Path(s.name).stem) % 2 == 0) == even)
-    return replace(dataset, samples=tuple(chosen))
+    return dataset.replace(samples=tuple(chosen))
 
 
 def _save(network: Any, out: Path) -> None:

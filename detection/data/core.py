@@ -7,13 +7,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils import data
+from torchvision import tv_tensors
 
 from detection.data.classes import EXDARK_CLASSES
 
@@ -233,9 +238,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+Target = dict[str, Tensor]
+"""``boxes``, (N, 4) `tv_tensors.BoundingBoxes`, x1 y1 x2 y2; ``labels``, (N,) int64; ``iscrowd``, (N,) bool."""
+
+
 @dataclass(frozen=True)
-class Dataset:
-    """Labelled images and the names of their classes.
+class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
+    """Labelled images and the names of their classes; torch's `DataLoader` takes it too.
+
+    >>> image, target = Dataset(samples)[0]  # doctest: +SKIP
 
     Attributes:
         samples: the images.
@@ -253,3 +264,26 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
+        """Load an image, (3, H, W) uint8 RGB, and its boxes as torchvision's detectors and transforms take them.
+
+        Raises:
+            IndexError: if there is no such image.
+            OSError, ValueError: if it cannot be read.
+        """
+        sample = self.samples[index]
+        image = tv_tensors.Image(torch.tensor(sample.load()).permute(2, 0, 1).contiguous())
+        height, width = image.shape[-2:]
+        boxes = tv_tensors.BoundingBoxes(
+            torch.tensor(sample.boxes, dtype=torch.float32), format="XYXY", canvas_size=(height, width)
+        )
+        return image, {
+            "boxes": boxes,
+            "labels": torch.tensor(sample.labels),
+            "iscrowd": torch.tensor(sample.crowd),
+        }
+
+    def replace(self, **changes: Any) -> Dataset:
+        """Return the set with other attributes; what a subclass reads for itself becomes a plain set."""
+        return Dataset(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)

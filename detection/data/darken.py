@@ -55,7 +55,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
         for sample in dataset.samples
         for level in levels
     ]
-    return replace(dataset, samples=tuple(samples), left_out=dataset.left_out * len(levels))
+    return dataset.replace(samples=tuple(samples), left_out=dataset.left_out * len(levels))
 
 
 def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:
@@ -118,10 +118,10 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
             dark = replace(sample, light=level)
             samples.append(dark)
             entries.append(image_entry(dark, f"{level}/{name}", size, reference=f"{_CLEAN}/{name}"))
-    write_entries(replace(dataset, samples=tuple(samples)), entries, folder / "annotations.json")
+    write_entries(dataset.replace(samples=tuple(samples)), entries, folder / "annotations.json")
     written = read_coco(folder / "annotations.json", images, classes=dataset.classes)
     left_out = (len(dataset) + dataset.left_out) * len(levels) - len(samples)
-    return replace(written, faults=tuple(faults), left_out=left_out)
+    return written.replace(faults=tuple(faults), left_out=left_out)
 
 
 def _png_name(sample: Sample) -> str:

@@ -25,13 +25,15 @@ IMAGES, ANNOTATIONS, LIST = "ExDark", "ExDark_Annno", "imageclasslist.txt"  # th
 _HEADER = "% bbGt version=3"
 
 
-def ExDark(  # noqa: N802 - as the set is called
-    root: str | Path, split: str | Path, *, classes: Sequence[str] = EXDARK_CLASSES
-) -> Dataset:
-    """Read the ExDark set, or any set in its layout; of each image only the header is opened, for its size.
+class ExDark(Dataset):
+    """The ExDark set, or any set in its layout; of each image only the header is opened, for its size.
 
-    Every sample has its `light` (one of `LIGHTS`), its `place` and its `category` (the class of its folder).
-    Boxes belong to the stored pixels, so EXIF orientation is applied to neither. Images without boxes stay.
+    The images are those of the split in the order of the list, or of the file of names. Every sample has its `light`
+    (one of `LIGHTS`), its `place` and its `category` (the class of its folder). Boxes belong to the stored pixels, so
+    EXIF orientation is applied to neither. Images without boxes stay. The `faults` say which images or annotations are
+    missing or unreadable and how many files are in no line of the list (those images are left out), and where boxes of
+    an unknown class were dropped and boxes cut to the image, or dropped with nothing of them inside (those images
+    stay).
 
     Args:
         root: the folder with ``ExDark/<class>/<image>``, ``ExDark_Annno/<class>/<image>.txt`` (three n's) and
@@ -40,17 +42,19 @@ def ExDark(  # noqa: N802 - as the set is called
             per line, with or without folder and ending, for a split of one's own.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
-    Returns:
-        The images of the split in the order of the list, or of the file. Its `faults` say which images or
-        annotations are missing or unreadable and how many files are in no line of the list (those images are left
-        out), and where boxes of an unknown class were dropped and boxes cut to the image, or dropped with nothing of
-        them inside (those images stay).
-
     Raises:
         FileNotFoundError: if a part of the layout is not there.
         ValueError: if there is no such split, the list is not ExDark's, or the set has none of `classes`.
     """
-    root = Path(root)
+
+    def __init__(
+        self, root: str | Path, split: str | Path, *, classes: Sequence[str] = EXDARK_CLASSES
+    ) -> None:
+        read = _read(Path(root), split, classes)
+        super().__init__(read.samples, read.classes, read.note, read.faults, read.left_out)
+
+
+def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
     for part in (IMAGES, ANNOTATIONS, LIST):
         if not (root / part).exists():
             raise FileNotFoundError(

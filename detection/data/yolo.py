@@ -6,7 +6,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +281,7 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
         beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     written = _read_yolo([folder / "images"], classes, classes)
     left_out = sum(len(part) + part.left_out for part in parts.values()) - len(written)
-    return replace(written, faults=tuple(dict.fromkeys([*faults, *written.faults])), left_out=left_out)
+    return written.replace(faults=tuple(dict.fromkeys([*faults, *written.faults])), left_out=left_out)
 
 
 def _stems(dataset: Dataset) -> list[Path]:

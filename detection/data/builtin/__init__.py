@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def sample_set() -> Dataset:
         ModuleNotFoundError: if one of the two packages is not installed.
     """
     labelled = read_coco(Path(__file__).with_name("annotations.json"), _photograph)
-    return replace(labelled, note="six photographs, a demonstration and no measurement")
+    return labelled.replace(note="six photographs, a demonstration and no measurement")
 
 
 def _photograph(name: str) -> Path:

@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from detection import COCO_CLASSES, EXDARK_CLASSES, Detections
+from detection import COCO_CLASSES, EXDARK_CLASSES, Dataset, Detections, sample_set
 from detection.data.classes import class_map
 from detection.data.core import load_image
 from glare.data.degrade import srgb_to_linear
@@ -58,3 +61,28 @@ class TestDetections:
     def test_shapes_are_checked(self) -> None:
         with pytest.raises(ValueError, match=r"\(N, 4\), \(N,\) and \(N,\)"):
             Detections(np.zeros((2, 4)), np.zeros(1), np.zeros(2, dtype=np.int64))
+
+
+class TestDataset:
+    def test_in_a_data_loader(self) -> None:
+        loader = DataLoader(Dataset(sample_set().samples[3:5]), batch_size=2, collate_fn=list, num_workers=1)
+        (batch,) = loader
+        for (image, target), sample in zip(batch, sample_set().samples[3:5], strict=True):
+            assert torch.equal(image, torch.tensor(sample.load()).permute(2, 0, 1))
+            np.testing.assert_allclose(target["boxes"], sample.boxes)
+            assert target["labels"].tolist() == sample.labels.tolist()
+            assert target["iscrowd"].tolist() == sample.crowd.tolist()
+
+    def test_through_a_transform(self) -> None:
+        image, target = Dataset(sample_set().samples[3:4])[0]
+        flipped, moved = v2.RandomHorizontalFlip(p=1.0)(image, target)
+        assert torch.equal(flipped, image.flip(-1))
+        assert torch.equal(moved["boxes"][:, 0], image.shape[-1] - target["boxes"][:, 2])
+
+    def test_without_boxes_and_beyond_the_end(self) -> None:
+        data = Dataset(
+            (replace(sample_set().samples[3], boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64)),)
+        )
+        assert data[0][1]["boxes"].shape == (0, 4)
+        with pytest.raises(IndexError):
+            data[1]

@@ -14,7 +14,7 @@ from glare.data.degrade import LEVELS, srgb_to_linear
 def data(exdark: Any) -> Dataset:
     exdark.add("Cat/a.jpg", "Cat 1 3 21 10", "People 5 5 11 20", listed="6 3 1 3")
     exdark.add("Dog/b.png", listed="9 1 2 3")
-    return replace(ExDark(exdark.root, "test"), note="made up")
+    return ExDark(exdark.root, "test").replace(note="made up")
 
 
 def stamps(folder: Path) -> dict[Path, int]:
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_listed(data: Dataset, tmp_path: Path) -> None:
     cat = data.samples[0]
     assert cat.path is not None
     cat.path.write_bytes(cat.path.read_bytes()[:400])
-    night = write_darkened(replace(data, faults=("before",)), tmp_path, "mild", "dark")
+    night = write_darkened(data.replace(faults=("before",)), tmp_path, "mild", "dark")
     assert [(sample.name, sample.light) for sample in night.samples] == [
         ("Dog/b.png", "mild"),
         ("Dog/b.png", "dark"),
@@ -111,7 +111,7 @@ def test_errors(data: Dataset, tmp_path: Path) -> None:
         write_darkened(data, tmp_path / "night")
     with pytest.raises(ValueError, match=r"different names but got cat/a\.jpg\.png twice"):
         write_darkened(darken(data, "mild", "dark"), tmp_path / "night", "dark")
-    outside = replace(data, samples=(replace(data.samples[0], name="../a.jpg"),))
+    outside = data.replace(samples=(replace(data.samples[0], name="../a.jpg"),))
     with pytest.raises(ValueError, match="names of files below a folder"):
         write_darkened(outside, tmp_path / "night", "dark")
     assert not (tmp_path / "night").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection import COCO_CLASSES, EXDARK_CLASSES, Detections, ExDark, evaluate, read_dataset
+from detection import COCO_CLASSES, EXDARK_CLASSES, Dataset, Detections, ExDark, evaluate, read_dataset
 from detection.data.core import Pixels
 from detection.data.exdark import LIGHTS
 from detection.enhancers import raw
@@ -21,7 +21,9 @@ def names(data: Any) -> list[str]:
 class TestReading:
     def test_an_image(self, exdark: Folder) -> None:
         exdark.add("Cat/a_1.png", "Cat 5 6 10 20", "People 0 1 40 29", listed="6 10 2 3")
-        (sample,) = ExDark(exdark.root, "test").samples
+        data = ExDark(exdark.root, "test")
+        assert isinstance(data, Dataset)
+        (sample,) = data.samples
         assert sample.name == "Cat/a_1.png"
         assert sample.boxes.tolist() == [[5, 6, 15, 26], [0, 1, 40, 30]]
         assert [EXDARK_CLASSES[label] for label in sample.labels] == ["Cat", "People"]

@@ -192,7 +192,7 @@ class TestWriting:
         from ultralytics.data.dataset import YOLODataset
         from ultralytics.data.utils import check_det_dataset
 
-        write_yolo({"test": data, "train": replace(data, samples=data.samples[:2])}, tmp_path / "yolo")
+        write_yolo({"test": data, "train": data.replace(samples=data.samples[:2])}, tmp_path / "yolo")
         (tmp_path / "yolo").rename(tmp_path / "moved")
         described = check_det_dataset(tmp_path / "moved" / "data.yaml")
         assert list(described["names"].values()) == list(EXDARK_CLASSES)
@@ -236,7 +236,7 @@ class TestWriting:
         crowd = replace(dog, crowd=np.array([True]))
         wide = replace(empty, boxes=np.array([[-5.0, 0, 10, 10], [90, 0, 99, 9]]), labels=np.array([1, 1]))
         wide = replace(wide, crowd=np.array([False, False]))
-        again = write_yolo(replace(data, samples=(cat, crowd, wide), faults=("before",)), tmp_path / "yolo")
+        again = write_yolo(data.replace(samples=(cat, crowd, wide), faults=("before",)), tmp_path / "yolo")
         assert [sample.name for sample in again.samples] == ["Dog/b.JPG", "Dog/c.png"]
         assert [sample.boxes.shape for sample in again.samples] == [(0, 4), (1, 4)]
         np.testing.assert_allclose(again.samples[1].boxes, [[0, 0, 10, 10]], atol=1e-4)
@@ -251,7 +251,7 @@ class TestWriting:
 
     def test_rounding_is_no_fault(self, data: Dataset, tmp_path: Path) -> None:
         dog = replace(data.samples[1], boxes=np.array([[0, 0, 40.001, 30]]))
-        again = write_yolo(replace(data, samples=(dog,), faults=()), tmp_path / "yolo")
+        again = write_yolo(data.replace(samples=(dog,), faults=()), tmp_path / "yolo")
         assert again.samples[0].boxes.tolist() == [[0, 0, 40, 30]]
         assert again.faults == ()
 
@@ -261,11 +261,11 @@ class TestWriting:
         with pytest.raises(ValueError, match="sets train, val, test but got"):
             write_yolo({}, tmp_path / "yolo")
         with pytest.raises(ValueError, match="one list of classes"):
-            write_yolo({"train": data, "val": replace(data, classes=("face",))}, tmp_path / "yolo")
+            write_yolo({"train": data, "val": data.replace(classes=("face",))}, tmp_path / "yolo")
         with pytest.raises(ValueError, match=r"got cat/a\.jpg twice"):
             write_yolo(darken(data, "mild", "dark"), tmp_path / "yolo")
         for name in ("../a.jpg", "/a.jpg", ""):
-            outside = replace(data, samples=(replace(data.samples[0], name=name),))
+            outside = data.replace(samples=(replace(data.samples[0], name=name),))
             with pytest.raises(ValueError, match="names of files below a folder"):
                 write_yolo(outside, tmp_path / "yolo")
         assert not (tmp_path / "yolo").exists()
