@@ -57,7 +57,7 @@ class FromChance(FlowStage):
 
 
 def no_flow(stage: FusionStage) -> None:
-    stage.model.flow = NoFlow()
+    stage.model.flow = NoFlow()  # type: ignore[assignment]
 
 
 def no_codebook_features(stage: FusionStage) -> None:
@@ -76,7 +76,7 @@ def no_warp(stage: FusionStage) -> None:
 
 
 def no_blocks(stage: FusionStage) -> None:
-    stage.model.fusion.refine = nn.Identity()
+    stage.model.fusion.refine = nn.Identity()  # type: ignore[assignment]
 
 
 def no_detail_loss(stage: FusionStage) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from ultralytics import YOLO
 from ultralytics.utils import NUM_THREADS
 
 from detection import darken, sample_set
-from detection.detectors.ultralytics import WEIGHTS, built_in
+from detection.detectors.ultralytics import WEIGHTS, YOLO, built_in
 from detection.hooks import put_in_front
 from detection.timing import free_threads, threads
 from glare import GLAREEnhance
@@ -55,6 +54,7 @@ def chain(weights: str, device: str, runs: int, tick: Callable[[], Any] = lambda
     for _ in range(1 + runs):
         for form, number in forms.items():
             put_in_front(yolo, timed(form, number))  # type: ignore[arg-type]
+            result: Any
             (result,) = yolo.predict(bgr, device=device, verbose=False)
             spent[form]["detector"].append(sum(result.speed.values()))
             tick()

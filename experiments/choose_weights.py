@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> None:
     gains.insert(1, "SSIM", [validated[step]["val/ssim"] for step in steps])
     gains.index.name = "step"
     print(gains.round({"PSNR": 2, "SSIM": 3, "mean": 1, **dict.fromkeys(LEVELS, 1)}).to_string())
-    untouched = ", ".join(f"{level} {points.loc['raw', level]:.1f}" for level in LEVELS)
+    untouched = ", ".join(f"{level} {points[level]['raw']:.1f}" for level in LEVELS)
     print(f"\nmAP50 in points above the untouched images ({untouched}), {args.seeds} draws of the noise.")
     near = gains[gains["PSNR"] >= gains["PSNR"].max() - args.tolerance]
-    chosen = int(near["mean"].idxmax())
+    chosen = int(str(near["mean"].idxmax()))
     print(f"Keep {args.run / 'validated' / f'{chosen:06d}'}")
 
 

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -22,21 +19,15 @@ from glare import GLARE
 from glare.flow import FrozenFlow
 from glare.fusion import STRIP_ELEMENTS
 from glare.layers import Attention, Upsample
-
-
-def _reference() -> ModuleType:
-    """The straightforward form, which the tests keep; by its path, since other packages are called ``tests`` too."""
-    spec = importlib.util.spec_from_file_location(
-        "glare_reference", Path(__file__).parents[1] / "tests/glare/reference.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = _reference()
+from straightforward import (
+    PlainAttention,
+    PlainFlow,
+    PlainGLARE,
+    PlainQuantizer,
+    PlainResidualBlock,
+    PlainUpsample,
+    PlainWarp,
+)
 
 
 class OtherGrouping(FrozenFlow):
@@ -54,19 +45,21 @@ class OtherGrouping(FrozenFlow):
 class FusedAttention(Attention):
     """torch's kernel in bf16 as in float32."""
 
-    average = staticmethod(F.scaled_dot_product_attention)
+    @staticmethod
+    def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class WholeDecoder(GLARE):
     """The VQ decoder runs to its end, image and all."""
 
-    code_features = reference.PlainGLARE.code_features
+    code_features = PlainGLARE.code_features
 
 
 class AnyOrder(GLARE):
     """The input's memory format is left as it comes."""
 
-    restore_latent = reference.PlainGLARE.restore_latent
+    restore_latent = PlainGLARE.restore_latent
 
 
 def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
@@ -85,7 +78,7 @@ def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
 
 def unfolded(model: GLARE) -> GLARE:
     result = folded_at_each_call(model)
-    result.flow.__class__ = reference.PlainFlow
+    result.flow.__class__ = PlainFlow
     return result
 
 
@@ -207,12 +200,12 @@ GAINS = {
     "flow folded": Gain(unfolded, norms_and_factors),
     "flow folded once": Gain(folded_at_each_call, weights_of_flow),
     "couplings grouped": Gain(switched(OtherGrouping), grouped),
-    "codes searched blockwise": Gain(switched(reference.PlainQuantizer), distances),
-    "attention in linear memory": Gain(switched(reference.PlainAttention), attention_maps),
+    "codes searched blockwise": Gain(switched(PlainQuantizer), distances),
+    "attention in linear memory": Gain(switched(PlainAttention), attention_maps),
     "attention in blocks in bf16": Gain(switched(FusedAttention), nothing, bf16=True),
     "tail of the VQ decoder not computed": Gain(switched(WholeDecoder), nothing),
     "channels_last": Gain(contiguous, reordered),
-    "upsampling as a transposed convolution": Gain(switched(reference.PlainUpsample), enlarged_maps),
-    "deformable convolution by sampling": Gain(switched(reference.PlainWarp), samples),
-    "activations in place": Gain(switched(reference.PlainResidualBlock), first_map),
+    "upsampling as a transposed convolution": Gain(switched(PlainUpsample), enlarged_maps),
+    "deformable convolution by sampling": Gain(switched(PlainWarp), samples),
+    "activations in place": Gain(switched(PlainResidualBlock), first_map),
 }

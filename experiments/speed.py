@@ -50,7 +50,7 @@ from detection.metrics.image_quality import as_tensor
 from detection.report.provenance import command, versions
 from detection.report.tables import markdown
 from detection.timing import Cost, timed
-from gains import GAINS, reference
+from gains import GAINS
 from glare import GLARE, GLAREEnhance
 from glare.batch import enhance_files, find_jobs
 from glare.config import PRESETS
@@ -58,6 +58,7 @@ from glare.data.pairs import list_pairs, read
 from glare.image import pad, to_float
 from glare.metrics import psnr
 from speed_tables import described, insert, plot, told
+from straightforward import straightforward
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE, TINY = "base", "glare-tiny"
@@ -94,7 +95,7 @@ def load(weights: str) -> GLARE:
 def build(weights: str, form: str) -> GLARE:
     """A model in a form: ``straightforward``, ``optimized``, or optimized but for one of `GAINS`."""
     if form == "straightforward":
-        return reference.straightforward(load(weights))  # type: ignore[no-any-return]
+        return straightforward(load(weights))
     return GAINS[form].without(load(weights)) if form in GAINS else load(weights).optimize()
 
 
@@ -119,7 +120,7 @@ def gflop(weights: str, form: str, size: Size) -> float:
     model = build(weights, form)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, *size))
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops() / 1e9)
 
 
 # --- Processes of their own -----------------------------------------------------------------------------------------
@@ -625,24 +626,26 @@ def targets(about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], by_val
     if "variants" in tables:
         table = tables["variants"]
         table = table[table["batch"] == 1].set_index(["model", "size", "form", "dtype"])
+        spent: dict[Any, float] = table["ms"].to_dict()
+        held: dict[Any, float] = table["MB"].to_dict()
         plain, fast = ("straightforward", "float32"), ("optimized", "float32")
         sizes = [f"{h}x{w}" for h, w in VARIANT_SIZES[BASE]]
         for size, least in zip(sizes, (1.2, 1.5), strict=False):
-            value = table.loc[(BASE, size, *plain), "ms"] / table.loc[(BASE, size, *fast), "ms"]
+            value = spent[BASE, size, *plain] / spent[BASE, size, *fast]
             judge(f"base float32 at {size}, times as fast", f"at least {least}", value, value >= least)
-        value = 100 * table.loc[(BASE, sizes[-1], *fast), "MB"] / table.loc[(BASE, sizes[-1], *plain), "MB"]
+        value = 100 * held[BASE, sizes[-1], *fast] / held[BASE, sizes[-1], *plain]
         judge(f"its peak memory at {sizes[-1]}", "at most 40 %", value, value <= 40, " %")
         for size in sizes:
-            ms = table.loc[(BASE, size, "optimized", "bf16"), "ms"]
-            value = table.loc[(BASE, size, *plain), "ms"] / ms
+            ms = spent[BASE, size, "optimized", "bf16"]
+            value = spent[BASE, size, *plain] / ms
             judge(f"base bf16 at {size}, times as fast", "at least 2", value, value >= 2)
-            value = table.loc[(BASE, size, *fast), "ms"] / ms
+            value = spent[BASE, size, *fast] / ms
             judge("the same, against optimized float32", "at least 2", value, value >= 2)
         size = f"{RATIO_SIZE[0]}x{RATIO_SIZE[1]}"
         dtype = "bf16" if about["native_bf16"] else "float32"
-        value = table.loc[(TINY, size, "optimized", dtype), "ms"] / 1000
+        value = spent[TINY, size, "optimized", dtype] / 1000
         judge(f"glare-tiny at {size} ({dtype})", "under 1.5 s", value, value < 1.5, " s")
-        value = table.loc[(BASE, size, *fast), "ms"] / table.loc[(TINY, size, *fast), "ms"]
+        value = spent[BASE, size, *fast] / spent[TINY, size, *fast]
         judge(f"glare-tiny at {size} against base, times as fast", "at least 25", value, value >= 25)
     if "fidelity" in tables:
         value = tables["fidelity"]["PSNR, lowest"].min()

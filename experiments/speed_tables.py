@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,10 @@ def insert(doc: Path, blocks: Mapping[str, str]) -> None:
     """Replace what stands between ``<!-- speed: NAME -->`` and ``<!-- speed end -->``; other names stay."""
     text = doc.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        pattern = rf"(<!-- speed: {re.escape(name)} -->\n).*?(<!-- speed end -->)"
-        text = re.sub(
-            pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL
-        )
+        before, mark, rest = text.partition(f"<!-- speed: {name} -->\n")
+        if mark:
+            _, end, after = rest.partition("<!-- speed end -->")
+            text = f"{before}{mark}{block}\n{end}{after}"
     doc.write_text(text, encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from scipy.special import gamma
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from glare.niqe import FILE, NIQE, block_features
 from tests.scripts import load_script
@@ -114,6 +115,14 @@ def test_same_image_same_value_alone_or_in_a_batch() -> None:
     assert torch.equal(values, niqe(batch))
     torch.testing.assert_close(values, torch.cat([niqe(image[None]) for image in batch]), rtol=0, atol=1e-9)
     assert len(set(values.tolist())) == 3
+
+
+def test_cheap_enough_for_a_benchmark() -> None:
+    """By operations, which no other work on the machine adds to: windows in two passes, at two sizes."""
+    image, niqe = torch.rand(1, 3, 400, 600), NIQE()
+    with FlopCounterMode(display=False) as counter:
+        niqe(image)
+    assert 0 < counter.get_total_flops() < 100 * 400 * 600
 
 
 def test_flat_blocks_do_not_count() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.straightforward import straightforward
 from glare.config import GLAREConfig
 from glare.model import GLARE
 from tests.glare.conftest import SMALL, randomise
-from tests.glare.reference import straightforward
 
 
 def network(config: GLAREConfig) -> GLARE:

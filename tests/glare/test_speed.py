@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision.io import write_png
 
+from experiments.straightforward import straightforward
 from glare import weights
 from glare.image import pad
 from glare.model import GLARE
-from tests.glare.reference import straightforward
 from tests.scripts import EXPERIMENTS, load_script
 
 

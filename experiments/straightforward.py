@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from glare.codebook import Quantizer
-from glare.flow import Flow
+from glare.flow import Condition, Flow
 from glare.fusion import MixUp, Warp
 from glare.layers import Attention, ResidualBlock, Upsample
 from glare.model import GLARE
@@ -18,7 +18,8 @@ class PlainResidualBlock(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(x) + h
+        result: Tensor = self.shortcut(x) + h
+        return result
 
 
 class PlainAttention(Attention):
@@ -31,12 +32,14 @@ class PlainAttention(Attention):
             context = F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
         q, k, v = self.q(h).flatten(2), self.k(context).flatten(2), self.v(context).flatten(2)
         weights = torch.softmax(q.mT @ k * c**-0.5, 2)
-        return x + self.proj((v @ weights.mT).view(b, c, height, width))
+        result: Tensor = x + self.proj((v @ weights.mT).view(b, c, height, width))
+        return result
 
 
 class PlainUpsample(Upsample):
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
 
 
 class PlainQuantizer(Quantizer):
@@ -68,27 +71,26 @@ class PlainWarp(Warp):
         raw = self.offsets(self.guide(torch.cat((code, target), 1)))
         offset, mask = raw.float().split((self.groups * 18, self.groups * 9), 1)
         with torch.autocast(code.device.type, enabled=False):
-            code = (
-                F.conv2d(code.float(), self.reduce.weight, self.reduce.bias) if self.reduces else code.float()
+            code = code.float()
+            if isinstance(self.reduce, torch.nn.Conv2d):
+                code = F.conv2d(code, self.reduce.weight, self.reduce.bias)
+            warped: Tensor = deform_conv2d(
+                code, offset, self.weight, self.bias, padding=1, mask=torch.sigmoid(mask)
             )
-            return deform_conv2d(code, offset, self.weight, self.bias, padding=1, mask=torch.sigmoid(mask))
-
-    @property
-    def reduces(self) -> bool:
-        return isinstance(self.reduce, torch.nn.Conv2d)
+            return warped
 
 
 class PlainGLARE(GLARE):
     """The VQ decoder runs to its end, image and all."""
 
-    def restore_latent(self, low: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        condition = self.condition(low)
+    def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
+        condition: Condition = self.condition(low)
         latent, _ = self.flow.inverse(condition.mean, condition.feature)
         if self.config.latent_limit is not None:
             latent = latent.clamp(-self.config.latent_limit, self.config.latent_limit)
         return latent, condition
 
-    def code_features(self, latent: Tensor) -> list[Tensor]:
+    def code_features(self, latent: Tensor) -> list[Tensor | None]:
         decoder = self.codebook.decoder
         quarter = decoder.to_quarter(self.codebook.codes(latent))
         half = decoder.to_half(quarter)
