@@ -88,8 +88,9 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
     parser.add_argument("--enhancers", default=",".join(NAMES), help=_ENHANCERS)
     parser.add_argument(
         "--levels",
-        help="how dark to make the images, or `none` if they are dark already (default: "
-        f"{','.join(LEVELS)}; `none` for a set that says what light it was taken in, as ExDark does)",
+        help="how dark to make the images; a level with -phone behind it is a telephone's night, and `none` leaves "
+        f"them as they are (default: {','.join(LEVELS)}; `none` for a set that says what light it was taken in, as "
+        "ExDark does)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     parser.add_argument("--device", default=_device())
@@ -133,17 +134,19 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     if not first:
         return
     table = results.table()
-    notes = notes_on_bench(table, clean, list(detectors), args.seed, args.device)
+    warnings, overlaps = _leakage(results)
+    notes = [*warnings, *notes_on_bench(table, clean, list(detectors), args.seed, args.device)]
     for row in [] if day is None else day.table().to_dict("records"):
         of = f" {row['detector']}:" if len(detectors) > 1 else ""
         notes.insert(
-            1, f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}."
+            len(warnings) + 1,
+            f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}.",
         )
     print(rounded(overview(table)).to_string(index=False, na_rep=""))
     print("\n" + "\n".join(notes))
     files = sorted({pictures.file(data.samples[number]) for number in results.samples})
     remove_pictures(args.out, files)
-    made_with = _made_with(typed, results, detectors) | {"pictures": files}
+    made_with = _made_with(typed, results, detectors) | {"overlaps": overlaps, "pictures": files}
     write_bench(args.out, results, table, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
 
@@ -201,17 +204,13 @@ def _restore(args: argparse.Namespace, typed: str) -> None:
     results = collect(data, enhancers, metrics=metrics, cache=cache, progress=True)
     if not first:
         return
-    samples = [data.samples[number] for number in results.samples]
-    warnings, leakage = find_leakage(samples, results.enhancers)
+    warnings, overlaps = _leakage(results)
     notes = [without_folders(note) for note in [*warnings, *notes_on_restoration(results, args.device)]]
     table = results.table()
     made_with = _made_with(typed, results) | {
         "notes": notes,
         "faults": [without_folders(fault) for fault in results.faults],
-        "overlaps": {
-            name: [{"file": str(o.file), "trained": o.trained, "by": o.by, "bits": o.bits} for o in found]
-            for name, found in leakage.items()
-        },
+        "overlaps": overlaps,
     }
     write_restoration(args.out, results, table, notes, made_with)
     read = with_intervals(table)
@@ -374,6 +373,16 @@ def _by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
     shown = [portable(name) for name in typed]
     titles = shown if len(set(shown)) == len(shown) else typed
     return {title: build(name) for title, name in zip(titles, typed, strict=True)}
+
+
+def _leakage(results: Results) -> tuple[list[str], dict[str, Any]]:
+    """Lines on test images that the weights were trained on, and the same for the JSON, by enhancer."""
+    samples = [results.dataset.samples[number] for number in results.samples]
+    lines, found = find_leakage(samples, results.enhancers)
+    return lines, {
+        name: [{"file": str(o.file), "trained": o.trained, "by": o.by, "bits": o.bits} for o in overlaps]
+        for name, overlaps in found.items()
+    }
 
 
 def _made_with(

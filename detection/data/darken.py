@@ -17,7 +17,11 @@ from tqdm import tqdm
 
 from detection.data.coco import image_entry, read_coco, write_entries
 from detection.data.core import Dataset, Pixels, Sample, open_image, relative_name, whole_file
-from glare.data.degrade import degrade, generator_for, sample_cast, sample_exposure
+from detection.data.phone import phone
+from glare.data.degrade import LEVELS, degrade, generator_for, sample_cast, sample_exposure
+
+#: What ends the name of a level that `detection.data.phone` takes, and not a bare sensor.
+PHONE = "-phone"
 
 _CLEAN = "clean"
 # Every PNG tells in a text chunk what it was made from, so that no file of another set or seed passes for it.
@@ -33,7 +37,8 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
 
     Args:
         dataset: a set in normal light.
-        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme.
+        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme, the night of a bare sensor; or
+            mild-phone, dark-phone, extreme-phone, that of a telephone (`detection.data.phone`).
         seed: another seed is another night.
 
     Raises:
@@ -42,7 +47,9 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
     if not levels:
         raise ValueError("Expected argument `levels` to name at least one light level but got none.")
     for level in levels:
-        sample_exposure(level)  # raises now what would otherwise be raised at the first image
+        if level.removesuffix(PHONE) not in LEVELS:
+            known = ", ".join([*(f"{name}{PHONE}" for name in LEVELS), *LEVELS])
+            raise ValueError(f"Expected argument `level` to be one of {known} but got {level!r}.")
     samples = [
         replace(
             sample,
@@ -65,9 +72,12 @@ def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int)
 def darken_image(clean: Pixels, name: str, level: str, seed: int) -> Pixels:
     """Return one image, (H, W, 3) uint8 RGB, in little light: a function of the arguments alone."""
     generator = generator_for(seed, name, level)
+    exposure = sample_exposure(level.removesuffix(PHONE), generator)
+    if level.endswith(PHONE):
+        return phone(clean, exposure, generator)
     dark = degrade(
         torch.tensor(clean).permute(2, 0, 1).float() / 255,
-        exposure=sample_exposure(level, generator),
+        exposure=exposure,
         cast=sample_cast(generator),
         generator=generator,
     )
@@ -85,7 +95,7 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
     Args:
         dataset: a set in normal light.
         folder: where to write.
-        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme.
+        levels: one or more, see `darken`.
         seed: another seed is another night.
 
     Returns:

@@ -15,6 +15,8 @@ from PIL import Image
 
 from detection import EXDARK_CLASSES, darken, detector, evaluate, read_coco, sample_set
 from detection.enhancers import enhancer
+from glare import GLARE, weights
+from glare.data.overlap import fingerprints
 from tests.scripts import EXPERIMENTS, load_script
 
 SCRIPT = EXPERIMENTS / "detect_exdark.py"
@@ -46,6 +48,25 @@ def two(tmp_path: Path) -> Path:
 def read(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def test_photographs_that_the_weights_were_trained_on_are_told(
+    main: Callable[[list[str]], None], two: Path, tmp_path: Path
+) -> None:
+    seen = sorted(two.glob("*.jpg"))[:1]
+    network = weights.save(
+        GLARE("tiny"), tmp_path / "network", history=[{"stage": "fusion", "hashes": fingerprints(seen)}]
+    )
+    out = tmp_path / "out"
+    main(
+        f"--data {two / 'annotations.json'} --enhancers raw,glare={network} --levels dark --device cpu "
+        f"--out {out}".split()
+    )
+    (line,) = [line for line in (out / "results.md").read_text().splitlines() if "was trained on" in line]
+    assert "trained on 1 of the 2 test images" in line
+    assert seen[0].name in line
+    (overlaps,) = json.loads((out / "results.json").read_text())["overlaps"].values()
+    assert [Path(overlap["file"]).name for overlap in overlaps] == [seen[0].name]
 
 
 def test_two_photographs(
