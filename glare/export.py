@@ -16,11 +16,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from glare.codebook import Quantizer
 from glare.flow import Flow, FlowStep
-from glare.fusion import Warp
+from glare.fusion import Warp, sample_and_convolve
 from glare.layers import Attention, Upsample
 from glare.model import GLARE
 
@@ -217,7 +216,7 @@ def _upsample(upsample: Upsample) -> nn.ConvTranspose2d:
 
 
 class _Warp(Warp):
-    """`Warp` by the deformable convolution that ONNX has, on the CPU too."""
+    """`Warp` by sampling, as on the CPU: few runtimes have the deformable convolution that ONNX has a word for."""
 
     def __init__(self, warp: Warp) -> None:
         nn.Module.__init__(self)
@@ -227,8 +226,9 @@ class _Warp(Warp):
     def convolve(
         self, source: Tensor, offset: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """See `Warp.convolve`; no parts."""
-        return deform_conv2d(source, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
+        """See `Warp.convolve`; in one piece, since the number of strips would hang on the size."""
+        with torch.autocast("cpu", enabled=False):
+            return sample_and_convolve(source, offset, self.weight, self.bias, mask, corner)
 
 
 _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

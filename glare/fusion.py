@@ -98,7 +98,7 @@ class Warp(nn.Module):
 def _sampled_convolution(
     code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """`deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution, in strips of rows.
+    """`sample_and_convolve` in strips of rows.
 
     On a CPU torchvision's kernel takes 3.5 times as long, and its gradient, on one core, a quarter of a training step.
     """
@@ -107,7 +107,7 @@ def _sampled_convolution(
     elements = STRIP_ELEMENTS if code.device.type == "cpu" else GPU_STRIP_ELEMENTS
     rows = max(1, elements // (9 * c * width * len(code)))
     strips = [
-        _sampled_rows(
+        sample_and_convolve(
             code,
             offset[:, :, top : top + rows],
             weight,
@@ -120,9 +120,10 @@ def _sampled_convolution(
     return torch.cat(strips, 2) if len(strips) > 1 else strips[0]
 
 
-def _sampled_rows(
+def sample_and_convolve(
     code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int]
 ) -> Tensor:
+    """`deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution; for the arguments see `Warp.convolve`."""
     b, c, height, width = code.shape
     rows, columns = offset.shape[2:]
     groups, (top, left) = mask.shape[1] // 9, corner
