@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.core import Detections, Pixels, open_image, whole_file
+from detection.data.core import Detections, Pixels, open_image
 from detection.timing import Cost
+from glare.files import sha256, whole_file
 
 _HEADER = 33
 """Bytes of a PNG before its second part: the signature and the size of the image."""
@@ -36,8 +37,7 @@ def fingerprint(*parts: str | bytes | Path) -> str:
         if isinstance(part, Path):
             for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
                 if not path.is_dir():
-                    with path.open("rb") as file:
-                        total.update(hashlib.file_digest(file, "sha256").digest())
+                    total.update(bytes.fromhex(sha256(path)))
         else:
             total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
     return total.hexdigest()

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from detection.cache import fingerprint
-from detection.data.core import IMAGE_SUFFIXES, Dataset, Pixels, Sample, load_image
+from detection.data.core import Dataset, Pixels, Sample, load_image
 from detection.faults import FaultError, blame, one_line
+from glare.files import IMAGE_SUFFIXES
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""

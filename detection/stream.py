@@ -11,7 +11,7 @@ from detection.cache import write_png
 from detection.data.core import Dataset, Pixels
 from detection.faults import blame
 from detection.timing import Cost, resident_mb
-from glare.tiles import give_back_memory
+from glare import memory
 
 _GROWTH = 64.0
 """By how many 10^6 bytes a run may grow before it gives memory back, which takes as long as a cheap enhancer."""
@@ -59,7 +59,7 @@ class Stream:
                 self._read(place)
                 yield number
                 if not resident_mb("VmRSS") <= resident + _GROWTH:
-                    give_back_memory()
+                    memory.give_back()
                     resident = resident_mb("VmRSS")
 
     def load(self) -> Loaded:

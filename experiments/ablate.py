@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from detection.report.tables import write_markdown
 from glare import GLARE
+from glare.condition import ConditionalEncoder
 from glare.data.pairs import Crops
-from glare.flow import ConditionalEncoder, Flow
+from glare.flow import Flow
 from glare.fusion import Fusion, Warp
 from glare.training.loop import Settings, train
 from glare.training.stages import FlowStage, FusionStage, Stage

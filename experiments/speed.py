@@ -44,7 +44,6 @@ from tqdm import tqdm
 
 from chain import chain
 from detection import darken, sample_set
-from detection.data.core import whole_file
 from detection.metrics.complexity import flop_counter
 from detection.metrics.image_quality import as_tensor
 from detection.report.provenance import command, versions
@@ -55,6 +54,7 @@ from glare import GLARE, GLAREEnhance
 from glare.batch import enhance_files, find_jobs
 from glare.config import PRESETS
 from glare.data.pairs import list_pairs, read
+from glare.files import whole_file
 from glare.image import pad, to_float
 from glare.metrics import psnr
 from speed_tables import described, insert, plot, told

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from detection.data.core import whole_file
+from glare.files import whole_file
 
 DECIMALS = {
     "ratio": 2,

@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from glare.codebook import Quantizer
-from glare.flow import Condition, Flow
+from glare.condition import Condition
+from glare.flow import Flow
 from glare.fusion import MixUp, Warp
 from glare.layers import Attention, ResidualBlock, Upsample
 from glare.model import GLARE

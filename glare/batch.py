@@ -13,7 +13,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -23,9 +22,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from glare.files import IMAGE_SUFFIXES, whole_file
 from glare.image import as_batch
 
-IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 #: Suffixes of videos, and what the container is called.
 VIDEOS = {
     ".avi": "avi",
@@ -64,7 +63,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
         target = output / source.name if output.is_dir() or not output.suffix else output
-        suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGES
+        suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGE_SUFFIXES
         if target.suffix.lower() not in suffixes:
             raise ValueError(
                 f"Expected OUT to be a folder or to end in one of {', '.join(sorted(suffixes))} but got {target}."
@@ -81,7 +80,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
-    if output.suffix.lower() in IMAGES | VIDEOS.keys() and not output.is_dir():
+    if output.suffix.lower() in IMAGE_SUFFIXES | VIDEOS.keys() and not output.is_dir():
         raise ValueError(f"Expected OUT to be a folder, as IN is more than one file, but got {output}.")
     return [(source, target) for target, source in jobs.items()]
 
@@ -90,7 +89,7 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     """What ``name`` stands for, and the folder below which the tree is kept."""
     path = Path(name)
     if path.is_file():
-        if path.suffix.lower() not in IMAGES | VIDEOS.keys():
+        if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEOS.keys():
             raise ValueError(f"Expected an image or a video but got {path}.")
         return path.parent, [path]
     if path.is_dir():
@@ -107,12 +106,14 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     files = [
         file
         for file in found
-        if file.suffix.lower() in IMAGES | VIDEOS.keys()
+        if file.suffix.lower() in IMAGE_SUFFIXES | VIDEOS.keys()
         and file.is_file()
         and not (within and output.resolve() in file.resolve().parents)
     ]
     if not files:
-        raise ValueError(f"No images in {name}: looked for {', '.join(sorted(IMAGES | VIDEOS.keys()))}.")
+        raise ValueError(
+            f"No images in {name}: looked for {', '.join(sorted(IMAGE_SUFFIXES | VIDEOS.keys()))}."
+        )
     return root, files
 
 
@@ -251,7 +252,7 @@ def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[T
         if target.suffix.lower() in (".jpg", ".jpeg", ".bmp") and result.mode in ("RGBA", "P"):
             result = result.convert("RGB")
         form = PIL.Image.registered_extensions()[target.suffix.lower()]
-        with _beside(target) as path:
+        with whole_file(target) as path:
             # Whatever the writers take, the network goes without. Of a PNG's values, differences of neighbours, it is
             # the code for their frequencies that makes a photograph small; the search for repetitions takes most of
             # the time and gains nothing.
@@ -272,18 +273,6 @@ def _is_whole_image(path: Path, size: tuple[int, int]) -> bool:
         return False
 
 
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``target`` at the end: a run that is stopped leaves no half file."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield path
-        path.replace(target)
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _av() -> Any:
     try:
         import av
@@ -299,7 +288,7 @@ def _enhance_video(enhance: Enhance, source: Path, target: Path, batch: int, qui
     av = _av()
     try:
         with (
-            _beside(target) as path,
+            whole_file(target) as path,
             av.open(str(source)) as film,
             av.open(str(path), "w", format=VIDEOS[target.suffix.lower()]) as copy,
             ThreadPoolExecutor(1) as reader,

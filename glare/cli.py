@@ -18,6 +18,8 @@ from glare import weights
 from glare.batch import enhance_files, find_jobs
 from glare.evaluate import FIGURES, evaluate_pairs
 from glare.export import to_onnx
+from glare.files import sha256
+from glare.official import from_official
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
 
@@ -125,9 +127,9 @@ def run_enhance(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert official checkpoints, in float32 as they are."""
-    model = weights.from_official(_read_checkpoint(args.netg), _read_checkpoint(args.vqgan))
+    model = from_official(_read_checkpoint(args.netg), _read_checkpoint(args.vqgan))
     path = weights.save(model, args.output, dtype=torch.float32)
-    sources = "\n".join(f"- {p.name}, sha256 {weights.sha256(p)}" for p in (args.netg, args.vqgan))
+    sources = "\n".join(f"- {p.name}, sha256 {sha256(p)}" for p in (args.netg, args.vqgan))
     card = f"# GLARE, converted official checkpoints\n\nConverted by `glare convert` from\n\n{sources}\n\n"
     card += "The terms are those of the checkpoints' authors: https://github.com/LowLevelAI/GLARE\n"
     (args.output / weights.CARD).write_text(card, encoding="utf-8")
@@ -160,7 +162,7 @@ def run_info(args: argparse.Namespace) -> int:
     model = weights.load(path)
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     print(f"weights     {path}")
-    print(f"sha256      {weights.sha256(path)}")
+    print(f"sha256      {sha256(path)}")
     print(f"parameters  {sum(parameters.values()):,}")
     for name, count in parameters.items():
         print(f"  {name:<18}{count:>12,}")

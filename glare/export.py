@@ -8,7 +8,6 @@ hangs on the size: the padding, the pooling onto a grid, the search for the near
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glare.codebook import Quantizer
+from glare.files import whole_file
 from glare.flow import Flow, FlowStep
 from glare.fusion import Warp, sample_and_convolve
 from glare.layers import Attention, Upsample
@@ -63,28 +63,23 @@ def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool
     least = model.config.stride + 1  # there the mirrored edge is as wide as the padding
     size = torch.export.Dim("height", min=least), torch.export.Dim("width", min=least)
     shapes = {"low": {0: torch.export.Dim("batch"), 2: size[0], 3: size[1]}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with torch.no_grad():
-            program = torch.onnx.export(
-                network,
-                (low,),
-                input_names=["low"],
-                output_names=["image"],
-                dynamic_shapes=shapes,
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
+    # The folder is made before the minute that tracing takes, so that one that cannot be made is told at once.
+    with whole_file(path) as beside, torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (low,),
+            input_names=["low"],
+            output_names=["image"],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
         assert program is not None
         # The exporter notes for each node which lines of which files on this machine it comes from.
         for node in program.model.graph:
             node.metadata_props.clear()
         program.save(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

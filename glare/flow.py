@@ -1,8 +1,8 @@
 """Stage II: an invertible latent normalizing flow, conditioned on the low-light image (GLARE, section 3.2).
 
-The conditional encoder turns the low-light image into a feature that drives the flow and into the mean of the
-flow's Gaussian base distribution. Forward, the flow carries the latent of the normal-light image to that Gaussian
-(training); backward, it carries the mean to where normal-light latents live (use).
+The conditional encoder (`glare.condition`) turns the low-light image into a feature that drives the flow and into the
+mean of the flow's Gaussian base distribution. Forward, the flow carries the latent of the normal-light image to that
+Gaussian (training); backward, it carries the mean to where normal-light latents live (use).
 
 The steps are those of Glow (Kingma & Dhariwal, 2018) with the conditional affine couplings of SRFlow (Lugmayr et
 al., ECCV 2020). Every layer's ``forward(z, ...)`` and ``inverse(v, ...)`` return the result and the
@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glare.config import GLAREConfig
-from glare.image import log_input
-from glare.layers import Encoder
 
 #: Couplings whose networks look at the condition in one grouped convolution: all, without which a GPU is idle, but on
 #: a CPU one, whose results stay in the cache.
@@ -379,34 +377,3 @@ def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:
     """Bits per latent pixel under the base distribution N(mean, 1): (B,C,h,w), (B,C,h,w), (B,) -> (B,)."""
     log_p = -0.5 * ((v - mean).square() + math.log(2.0 * math.pi)).sum((1, 2, 3))
     return -(log_det + log_p) / (math.log(2.0) * v.shape[2] * v.shape[3])
-
-
-class Condition(NamedTuple):
-    """What the conditional encoder sees in a low-light image (B,3,H,W)."""
-
-    feature: Tensor  #: drives the flow, (B,F,h,w) in (0,1), of the latent's size
-    mean: Tensor  #: mean of the base distribution, (B,C,h,w)
-    #: one for each mix-up of stage III, which empties the list: encoder features at full and at 1/2 size, and before
-    #: them, where `GLAREConfig.detail_channels` asks for it, the logarithm of the input itself
-    skips: list[Tensor]
-
-
-class ConditionalEncoder(nn.Module):
-    """The encoder of stage I on the logarithm of the low-light image, with two heads."""
-
-    def __init__(self, config: GLAREConfig) -> None:
-        super().__init__()
-        self.detail = config.detail_channels > 0
-        self.encoder = Encoder(config)
-        self.feature = nn.Conv2d(config.latent_channels, config.condition_channels, 3, padding=1)
-        self.mean = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
-
-    def forward(self, low: Tensor) -> Condition:
-        """(B,3,H,W) in [0,1], multiples of `GLAREConfig.stride` -> `Condition`."""
-        seen = log_input(low)
-        latent, skips = self.encoder(seen)
-        return Condition(*self.heads(latent), [seen, *skips] if self.detail else list(skips))
-
-    def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's latent (B,C,h,w) -> the feature and the mean of a `Condition`."""
-        return torch.sigmoid(self.feature(latent)), self.mean(latent)

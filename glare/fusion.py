@@ -210,7 +210,7 @@ class Fusion(nn.Module):
             latent: from the flow, not quantised, (B,C,h,w).
             features: of the codebook's decoder, at full, 1/2 and 1/4 size; what no warp uses may be None. This list and
                 the next are emptied as they are used: at full size each map counts in the peak of the memory.
-            skips: see `glare.flow.Condition`.
+            skips: see `glare.condition.Condition`.
             fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
 
         Returns:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from glare.codebook import Codebook
+from glare.condition import Condition, ConditionalEncoder
 from glare.config import GLAREConfig
-from glare.flow import Condition, ConditionalEncoder, Flow, FrozenFlow
+from glare.flow import Flow, FrozenFlow
 from glare.fusion import Fusion
 from glare.image import pad
 
@@ -55,6 +56,18 @@ class GLARE(nn.Module):
             if isinstance(result.flow, Flow):
                 result.add_module("flow", FrozenFlow(result.flow))
             return result.to(memory_format=torch.channels_last).eval()
+
+    def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Return a line for each tensor that is missing, left over or misshapen as a ``state_dict`` of this model."""
+        expected = self.state_dict()
+        lines = [f"  missing: {key}" for key in expected if key not in tensors]
+        lines += [f"  left over: {key}" for key in tensors if key not in expected]
+        lines += [
+            f"  misshapen: {key} is {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in tensors and tensors[key].shape != value.shape
+        ]
+        return lines
 
     def pad(self, low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """(B,3,H,W) -> the same with sides that the network takes, and what cuts a result to (...,H,W)."""

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import is_pure_tensor
 from glare import weights as glare_weights
 from glare.image import as_batch, from_float, to_float
 from glare.model import GLARE
-from glare.tiling import Tiling
+from glare.tiled import Tiling
 
 
 def _is_image(inpt: Any) -> bool:

@@ -14,16 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.classes import EXDARK_CLASSES, check_classes, class_map
-from detection.data.core import (
-    Dataset,
-    Sample,
-    file_sample,
-    inside_image,
-    load_image,
-    numbers,
-    open_image,
-    whole_file,
-)
+from detection.data.core import Dataset, Sample, file_sample, inside_image, load_image, numbers, open_image
+from glare.files import whole_file
 
 # What a sample knows beyond COCO's own fields stands under this key of its image.
 _OURS = "sample"

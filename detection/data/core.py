@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,12 +19,10 @@ from torch.utils import data
 from torchvision import tv_tensors
 
 from detection.data.classes import EXDARK_CLASSES
+from glare.files import IMAGE_SUFFIXES
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-"""Endings, in lower case, of the files that are taken for images."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -221,21 +217,6 @@ def stems(names: Sequence[str]) -> list[str]:
     ]
     count = Counter(map(str.casefold, short))
     return [name if count[stem.casefold()] > 1 else stem for name, stem in zip(names, short, strict=True)]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; what was written takes the place of `path` at the end.
-
-    A run that is stopped so leaves no half file under a name that a later run trusts.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 Target = dict[str, Tensor]

@@ -16,9 +16,10 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from detection.data.coco import image_entry, read_coco, write_entries
-from detection.data.core import Dataset, Pixels, Sample, open_image, relative_name, whole_file
+from detection.data.core import Dataset, Pixels, Sample, open_image, relative_name
 from detection.data.phone import phone
 from glare.data.degrade import LEVELS, degrade, generator_for, sample_cast, sample_exposure
+from glare.files import whole_file
 
 #: What ends the name of a level that `detection.data.phone` takes, and not a bare sensor.
 PHONE = "-phone"

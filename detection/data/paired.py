@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from detection.data.core import IMAGE_SUFFIXES, Dataset, Sample, file_sample, load_image, open_image
+from detection.data.core import Dataset, Sample, file_sample, load_image, open_image
 from glare.data.pairs import match_pairs, pair_folders, same_size
+from glare.files import IMAGE_SUFFIXES
 
 #: Folders of training images in the sets below, in lower case. They are tested on where they are named, not in passing.
 _TRAINING = {"our485", "train", "training data"}

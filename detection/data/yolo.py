@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES, check_classes, class_map
 from detection.data.core import (
-    IMAGE_SUFFIXES,
     Dataset,
     Sample,
     file_sample,
@@ -24,8 +23,8 @@ from detection.data.core import (
     open_image,
     relative_name,
     stems,
-    whole_file,
 )
+from glare.files import IMAGE_SUFFIXES, whole_file
 
 SPLITS = ("train", "val", "test")
 """The parts of a set in ultralytics' ``data.yaml``."""

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from detection.data.core import whole_file
+from glare.files import whole_file
 
 # Wide enough for a column of a paper, and narrow enough that its letters can be read on a phone.
 _WIDTH = 6.4

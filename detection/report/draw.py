@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from detection.data.core import Detections, Pixels, whole_file
+from detection.data.core import Detections, Pixels
+from glare.files import whole_file
 
 DRAWN_SCORE = 0.25
 """Boxes below this score are left out of pictures."""

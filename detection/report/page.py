@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from detection.data.core import Pixels, whole_file
+from detection.data.core import Pixels
 from detection.report.tables import cell
+from glare.files import whole_file
 
 SIDE = 720
 """How many pixels the longer side of an embedded picture has at most."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from detection.data.core import whole_file
 from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
 from detection.metrics.image_quality import GT_MEAN
 from detection.report.best_worst import by_metric
@@ -16,6 +15,7 @@ from detection.report.charts import bars
 from detection.report.page import Comparison, Figure, Notes, Section, Table, made_with_section, write_html
 from detection.report.tables import with_intervals, write_csv, write_json, write_latex, write_markdown
 from detection.results import Results
+from glare.files import whole_file
 
 
 def write_restoration(

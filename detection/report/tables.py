@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from detection.data.core import whole_file
+from glare.files import whole_file
 
 # By the column's name, or the first word of it, so that PSNR_low has as many as PSNR.
 _DECIMALS = {

@@ -16,9 +16,9 @@ from torchvision.transforms.v2 import functional as F
 
 from glare.data.camera import random_night
 from glare.data.degrade import generator_for
+from glare.files import IMAGE_SUFFIXES
 from glare.image import to_float
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 #: Those that torchvision does not decode.
 _PILLOWS = {".bmp", ".tif", ".tiff"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
@@ -33,9 +33,9 @@ def list_images(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: if there are none.
     """
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"No images ({', '.join(sorted(SUFFIXES))}) below {folder}.")
+        raise FileNotFoundError(f"No images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
     return files
 
 

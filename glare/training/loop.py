@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from glare import weights
 from glare.data.overlap import fingerprints
 from glare.data.pairs import Crops, list_pairs, read_pair
+from glare.files import whole_file
 from glare.training.stages import Stage
 
 CHECKPOINT = "checkpoint.pt"
@@ -330,9 +330,8 @@ class Run:
             "elapsed": self.seconds(),
             "best": self.best,
         }
-        beside = self.out / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(state, beside)
-        beside.replace(self.out / CHECKPOINT)
+        with whole_file(self.out / CHECKPOINT) as beside:
+            torch.save(state, beside)
         self.last_checkpoint = time.monotonic()
 
 

@@ -99,7 +99,7 @@ class TestKinds:
     def test_a_long_clip_is_enhanced_in_parts(self, enhance: GLAREEnhance, monkeypatch: Any) -> None:
         clip = tv_tensors.Video(torch.randint(0, 60, (5, 3, 8, 8), dtype=torch.uint8))
         whole = enhance(clip)
-        monkeypatch.setattr("glare.tiling.PIXELS_AT_ONCE", 2 * 8 * 8)
+        monkeypatch.setattr("glare.tiled.PIXELS_AT_ONCE", 2 * 8 * 8)
         assert (enhance(clip).int() - whole.int()).abs().max() <= 1
 
     def test_the_result_is_cut_to_the_range(self, model: GLARE) -> None:

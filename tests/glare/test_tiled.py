@@ -27,7 +27,7 @@ from glare.cli import main
 from glare.config import GLAREConfig
 from glare.data.degrade import degrade, generator_for
 from glare.layers import Upsample
-from glare.tiles import enhance_tiled, spans, windows
+from glare.tiled import enhance_tiled, spans, windows
 from tests.glare.conftest import FOLDED, SMALL, randomise
 
 
@@ -176,7 +176,7 @@ class TestResult:
 import torch
 from pathlib import Path
 from glare import weights
-from glare.tiles import enhance_tiled
+from glare.tiled import enhance_tiled
 
 def memory(name):
     status = Path("/proc/self/status").read_text()
@@ -209,19 +209,19 @@ class TestChoice:
             whole = pooled.optimize()(low).clamp(0, 1)
         enhance = GLAREEnhance(pooled)
         assert torch.equal(enhance(low), whole)
-        monkeypatch.setattr("glare.tiling._memory", lambda device: 75 * 8 * 40 * 40)
+        monkeypatch.setattr("glare.memory.available", lambda device: 75 * 8 * 40 * 40)
         tiled = enhance(low)
         assert not torch.equal(tiled, whole)
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
         assert torch.equal(GLAREEnhance(pooled, tile=40)(low), tiled)
         assert torch.equal(GLAREEnhance(pooled, tile=None)(low), whole)
-        monkeypatch.setattr("glare.tiling._memory", lambda device: 0)
+        monkeypatch.setattr("glare.memory.available", lambda device: 0)
         assert torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=32)(low))
         assert torch.equal(pickle.loads(pickle.dumps(GLAREEnhance(pooled, tile=40)))(low), tiled)
 
     def test_auto_goes_by_speed_on_a_cpu(self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("glare.tiling.CPU_WHOLE_VALUES", (48 * 60 - 1) * 8)
-        monkeypatch.setattr("glare.tiling.CPU_TILE_VALUES", 36 * 36 * 8)
+        monkeypatch.setattr("glare.tiled.CPU_WHOLE_VALUES", (48 * 60 - 1) * 8)
+        monkeypatch.setattr("glare.tiled.CPU_TILE_VALUES", 36 * 36 * 8)
         low = torch.rand(1, 3, 48, 60) * 0.3
         assert torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=36)(low))
         assert not torch.equal(GLAREEnhance(pooled)(low), GLAREEnhance(pooled, tile=None)(low))
@@ -239,19 +239,19 @@ class TestChoice:
         enhance.model.register_forward_pre_hook(lambda _, given: together.append(len(given[0])))
         for limit, expected in ((2 * 48 * 60, [2, 2, 1]), (48 * 60, [1] * 5), (48 * 60 - 1, [])):
             together.clear()
-            monkeypatch.setattr("glare.tiling._memory", lambda device, limit=limit: 75 * 8 * limit)
+            monkeypatch.setattr("glare.memory.available", lambda device, limit=limit: 75 * 8 * limit)
             result = enhance(low)
             assert together == expected
             assert (result.int() - alone.int()).abs().max() <= 1  # half way between two levels
         monkeypatch.undo()
-        monkeypatch.setattr("glare.tiling.PIXELS_AT_ONCE", 3 * 48 * 60)
+        monkeypatch.setattr("glare.tiled.PIXELS_AT_ONCE", 3 * 48 * 60)
         enhance(low)
         assert together == [3, 2]
 
     def test_memory_left_is_told(self) -> None:
-        from glare.tiling import _main_memory, _memory
+        from glare.memory import available, main_memory
 
-        assert 2**26 < _memory(torch.device("cpu")) <= _main_memory() // 4
+        assert 2**26 < available(torch.device("cpu")) <= main_memory() // 4
 
     def test_numpys_integers(self, pooled: GLARE) -> None:
         low = torch.rand(3, 48, 60) * 0.3
@@ -264,7 +264,7 @@ class TestChoice:
             GLAREEnhance(tile=tile)  # type: ignore[arg-type]
 
     def test_a_gradient_takes_the_whole_image(self, pooled: GLARE, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("glare.tiling._memory", lambda device: 0)
+        monkeypatch.setattr("glare.memory.available", lambda device: 0)
         x = (torch.rand(3, 40, 40) * 0.3).requires_grad_()
         (ours,) = torch.autograd.grad(GLAREEnhance(pooled)(x).sum(), x)
         (expected,) = torch.autograd.grad(GLAREEnhance(pooled, tile=None)(x).sum(), x)
