@@ -1,4 +1,4 @@
-"""experiments/speed.py, on a network and on images that take no time; never a time itself."""
+"""`experiments.speed`, on a network and on images that take no time; never a time itself."""
 
 import csv
 import json
@@ -6,36 +6,37 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torchvision.io import write_png
 
+from experiments.speed import plan
+from experiments.speed.chain import chain
+from experiments.speed.cli import calls, main
+from experiments.speed.forms import load
+from experiments.speed.measures import MEASURES
 from experiments.straightforward import straightforward
 from glare import weights
 from glare.image import pad
 from glare.model import GLARE
-from tests.scripts import EXPERIMENTS, load_script
 
 
 @pytest.fixture
-def speed(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, with one small network in the place of both of its models."""
-    monkeypatch.syspath_prepend(EXPERIMENTS)  # for what it imports from beside it
-    module = load_script("speed")
+def small(model: GLARE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A plan of small images, with one small network, which is returned, in the place of both models."""
     weights.save(model, tmp_path / "small", dtype=torch.float32)
     small = str(tmp_path / "small")
     for name in ("BASE", "TINY"):
-        monkeypatch.setattr(module, name, small)
-    monkeypatch.setattr(module, "VARIANT_SIZES", {small: [(256, 256)]})
-    monkeypatch.setattr(module, "RATIO_SIZE", (256, 256))
-    monkeypatch.setattr(module, "GAIN_SIZES", {small: (32, 24)})
-    monkeypatch.setattr(module, "PROFILE_SIZES", {small: (32, 24)})
-    monkeypatch.setattr(module, "SCALING_SIZES", [(16, 16), (32, 32)])
-    monkeypatch.setattr(module, "WARM_SIZE", (16, 16))
-    monkeypatch.setattr(module, "FOLDER", (2, (16, 16)))
-    return module
+        monkeypatch.setattr(plan, name, small)
+    monkeypatch.setattr(plan, "VARIANT_SIZES", {small: [(256, 256)]})
+    monkeypatch.setattr(plan, "RATIO_SIZE", (256, 256))
+    monkeypatch.setattr(plan, "GAIN_SIZES", {small: (32, 24)})
+    monkeypatch.setattr(plan, "PROFILE_SIZES", {small: (32, 24)})
+    monkeypatch.setattr(plan, "SCALING_SIZES", [(16, 16), (32, 32)])
+    monkeypatch.setattr(plan, "WARM_SIZE", (16, 16))
+    monkeypatch.setattr(plan, "FOLDER", (2, (16, 16)))
+    return small
 
 
 @pytest.fixture
@@ -48,12 +49,12 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "pairs"
 
 
-def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
+def test_a_run(small: str, pairs: Path, tmp_path: Path) -> None:
     doc = tmp_path / "doc.md"
     block = "<!-- speed: {} -->\n{}\n<!-- speed end -->\n"
     doc.write_text("a\n" + block.format("variants", "old") + "b\n" + block.format("gains", "kept"))
     only = "--only variants profile fidelity scaling batch --runs 1"
-    speed.main(f"{only} --val {pairs} --out {tmp_path}/out --doc {doc}".split())
+    main(f"{only} --val {pairs} --out {tmp_path}/out --doc {doc}".split())
     with (tmp_path / "out" / "speed.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
 
@@ -63,7 +64,7 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
         assert all(float(row[column]) > 0 for column in ("ms", "ratio", "GFLOP", "GFLOP/s", "share"))
     assert float(fast["GFLOP"]) < float(plain["GFLOP"])
     # The map of all positions against all is held twice by the straightforward form, and never by the other.
-    maps = speed.GAINS["attention in linear memory"].saved(speed.load(speed.TINY), 256, 256).held / 1e6
+    maps = MEASURES["attention in linear memory"].saved(load(small), 256, 256).held / 1e6
     assert maps == pytest.approx(2 * 4 * 4096**2 / 1e6)
     if sys.platform == "linux":
         assert float(plain["MB"]) > maps
@@ -103,11 +104,11 @@ def test_a_run(speed: ModuleType, pairs: Path, tmp_path: Path) -> None:
     assert re.search(r"gains -->\nkept\n<!--", doc.read_text())  # no part of this run
 
 
-def test_in_front_of_a_detector(speed: ModuleType) -> None:
+def test_in_front_of_a_detector(small: str) -> None:
     ticks: list[None] = []
-    table = speed.chain(speed.TINY, "cpu", 2, lambda: ticks.append(None))
+    table = chain(small, "cpu", 2, lambda: ticks.append(None))
     assert list(table["form"]) == ["put_in_front", "threads that ultralytics leaves"]
-    assert len(ticks) == speed.calls(["chain"], 2, False)
+    assert len(ticks) == calls(["chain"], 2, False)
     assert table["enhancer's threads"][0] >= table["enhancer's threads"][1] >= 1
     times = table[["enhancer, ms", "detector, ms"]]
     assert (times > 0).all(axis=None)
@@ -115,17 +116,17 @@ def test_in_front_of_a_detector(speed: ModuleType) -> None:
     assert list(table["enhancer per detector"]) == pytest.approx(list(ratio))
 
 
-def test_every_measure_can_be_taken_back(speed: ModuleType, model: GLARE) -> None:
+def test_every_measure_can_be_taken_back(model: GLARE) -> None:
     """Each form gives the same image, by modules of which some compute in another way."""
     low = torch.rand(1, 3, 40, 36) * 0.3
     with torch.no_grad():
         expected = straightforward(model)(pad(low, 4)[0])
     classes = {type(module) for module in model.optimize().modules()}
-    for name, gain in speed.GAINS.items():
-        form = gain.without(model)
+    for name, measure in MEASURES.items():
+        form = measure.without(model)
         with torch.no_grad():
             torch.testing.assert_close(form(low), expected, rtol=0, atol=1e-4)
         assert {type(module) for module in form.modules()} - classes, name
-        bytes_saved = gain.saved(model, 40, 36)
+        bytes_saved = measure.saved(model, 40, 36)
         assert bytes_saved.moved >= 0
         assert bytes_saved.held >= 0

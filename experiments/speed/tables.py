@@ -1,4 +1,4 @@
-"""How the tables of `speed.py` are told: as text, as a plot, and within a Markdown file."""
+"""The tables as text, as a plot, and within a Markdown file."""
 
 from __future__ import annotations
 

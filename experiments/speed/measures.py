@@ -1,7 +1,4 @@
-"""What each measure of the fast network gains: how to take it back, and the bytes that it saves.
-
-`speed.py` beside this file measures and counts the rest.
-"""
+"""The measures that make the network fast: how to take each back, and the bytes that it saves."""
 
 from __future__ import annotations
 
@@ -15,11 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import glare.flow
-from glare import GLARE
-from glare.flow import FrozenFlow
-from glare.fusion import STRIP_ELEMENTS
-from glare.layers import Attention, Upsample
-from straightforward import (
+from experiments.straightforward import (
     PlainAttention,
     PlainFlow,
     PlainGLARE,
@@ -28,6 +21,10 @@ from straightforward import (
     PlainUpsample,
     PlainWarp,
 )
+from glare import GLARE
+from glare.flow import FrozenFlow
+from glare.fusion import STRIP_ELEMENTS
+from glare.layers import Attention, Upsample
 
 
 class OtherGrouping(FrozenFlow):
@@ -187,7 +184,7 @@ def nothing(model: GLARE, height: int, width: int) -> Bytes:
     return Bytes(0, 0)
 
 
-class Gain(NamedTuple):
+class Measure(NamedTuple):
     """The optimized model without one measure, and what the measure saves on an image of a height and a width."""
 
     without: Callable[[GLARE], GLARE]
@@ -196,16 +193,16 @@ class Gain(NamedTuple):
 
 
 #: What `GLARE.optimize` and the layers do.
-GAINS = {
-    "flow folded": Gain(unfolded, norms_and_factors),
-    "flow folded once": Gain(folded_at_each_call, weights_of_flow),
-    "couplings grouped": Gain(switched(OtherGrouping), grouped),
-    "codes searched blockwise": Gain(switched(PlainQuantizer), distances),
-    "attention in linear memory": Gain(switched(PlainAttention), attention_maps),
-    "attention in blocks in bf16": Gain(switched(FusedAttention), nothing, bf16=True),
-    "tail of the VQ decoder not computed": Gain(switched(WholeDecoder), nothing),
-    "channels_last": Gain(contiguous, reordered),
-    "upsampling as a transposed convolution": Gain(switched(PlainUpsample), enlarged_maps),
-    "deformable convolution by sampling": Gain(switched(PlainWarp), samples),
-    "activations in place": Gain(switched(PlainResidualBlock), first_map),
+MEASURES = {
+    "flow folded": Measure(unfolded, norms_and_factors),
+    "flow folded once": Measure(folded_at_each_call, weights_of_flow),
+    "couplings grouped": Measure(switched(OtherGrouping), grouped),
+    "codes searched blockwise": Measure(switched(PlainQuantizer), distances),
+    "attention in linear memory": Measure(switched(PlainAttention), attention_maps),
+    "attention in blocks in bf16": Measure(switched(FusedAttention), nothing, bf16=True),
+    "tail of the VQ decoder not computed": Measure(switched(WholeDecoder), nothing),
+    "channels_last": Measure(contiguous, reordered),
+    "upsampling as a transposed convolution": Measure(switched(PlainUpsample), enlarged_maps),
+    "deformable convolution by sampling": Measure(switched(PlainWarp), samples),
+    "activations in place": Measure(switched(PlainResidualBlock), first_map),
 }

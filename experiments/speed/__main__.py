@@ -1,0 +1,3 @@
+from experiments.speed.cli import main
+
+main()
