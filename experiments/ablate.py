@@ -24,6 +24,7 @@ from glare.condition import ConditionalEncoder
 from glare.data.pairs import Crops
 from glare.flow import Flow
 from glare.fusion import Fusion, Warp
+from glare.precision import add_dtype
 from glare.training.loop import Settings, train
 from glare.training.stages import FlowStage, FusionStage, Stage
 
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400, help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--crop", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16")
+    add_dtype(parser, ("bfloat16", "float32"), "to train in", formerly="--float32")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args(arguments)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -139,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
             torch.manual_seed(0)
             stage = build(GLARE.from_pretrained(args.init))
             out = args.out / f"{kind}, {name}".replace(" ", "_").replace(",", "").replace("'", "")
-            settings = Settings(out, args.steps, name, batch=args.batch, bf16=not args.float32)
+            settings = Settings(out, args.steps, name, batch=args.batch, dtype=getattr(torch, args.dtype))
             train(stage, data, args.val, settings)
             # The loop leaves the weights of the last step; what it validates is their average.
             log = pd.read_json(out / "log.jsonl", lines=True)

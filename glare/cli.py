@@ -20,6 +20,7 @@ from glare.evaluate import FIGURES, evaluate_pairs
 from glare.export import to_onnx
 from glare.files import sha256
 from glare.official import from_official
+from glare.precision import add_dtype
 from glare.training.cli import add_train_parser
 from glare.transform import GLAREEnhance
 
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
     enhance.add_argument("--batch", type=int, default=1, help="images of a size at once (%(default)s)")
     enhance.add_argument("--resume", action="store_true", help="leave what is there already and whole")
-    enhance.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    add_dtype(enhance, ("float32", "bfloat16"), "what the network computes in", formerly="--bf16")
     enhance.add_argument("--tile", type=_tile, default="auto", help="auto, none or pixels (%(default)s)")
     device = "cpu"
     if torch.cuda.is_available():  # each process of a machine takes a GPU of its own
@@ -76,9 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
     export.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
     export.add_argument("--fidelity", type=float, default=1.0, help="fixed in the file; %(default)s")
-    export.add_argument(
-        "--fp16", action="store_true", help="convolutions and their weights in half precision"
-    )
+    add_dtype(export, ("float32", "float16"), "of the convolutions and their weights", formerly="--fp16")
     export.set_defaults(run=run_export)
 
     info = commands.add_parser("info", help="what a set of weights is")
@@ -115,7 +114,7 @@ def run_enhance(args: argparse.Namespace) -> int:
         args.weights,
         fidelity=args.fidelity,
         device=args.device,
-        dtype=torch.bfloat16 if args.bf16 else None,
+        dtype=getattr(torch, args.dtype),
         tile=args.tile,
     )
     failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume)
@@ -152,7 +151,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     """Write the network as an ONNX file."""
     print("Tracing the network, which takes a minute ...", file=sys.stderr)
-    print(to_onnx(weights.load(args.weights), args.onnx, fidelity=args.fidelity, half=args.fp16))
+    model, dtype = weights.load(args.weights), getattr(torch, args.dtype)
+    print(to_onnx(model, args.onnx, fidelity=args.fidelity, dtype=dtype))
     return 0
 
 

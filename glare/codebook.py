@@ -89,10 +89,10 @@ class Codebook(nn.Module):
         return self.post_quant_conv(self.quantizer(latent)[0])  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Latent (B,C,h,w), quantised here -> image (B,3,H,W), not clamped, and the features at 1/2 and full size."""
+        """Latent (B,C,h,w), quantised here -> image (B,3,H,W), not clamped, and the features at full and 1/2 size."""
         half = self.decoder.to_half(self.decoder.to_quarter(self.codes(latent)))
         full = self.decoder.to_full(half)
-        return self.decoder.image(full), (half, full)
+        return self.decoder.image(full), (full, half)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Codes (B,C,h,w), as `quantize` gives them -> image (B,3,H,W), not clamped."""

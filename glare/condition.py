@@ -21,9 +21,9 @@ class Condition(NamedTuple):
 
     feature: Tensor  #: drives the flow, (B,F,h,w) in (0,1), of the latent's size
     mean: Tensor  #: mean of the base distribution, (B,C,h,w)
-    #: one for each mix-up of stage III, which empties the list: encoder features at full and at 1/2 size, and before
-    #: them, where `GLAREConfig.detail_channels` asks for it, the logarithm of the input itself
-    skips: list[Tensor]
+    #: one for each mix-up of stage III: encoder features at full and at 1/2 size, and before them, where
+    #: `GLAREConfig.detail_channels` asks for it, the logarithm of the input itself
+    skips: tuple[Tensor, ...]
 
 
 class ConditionalEncoder(nn.Module):
@@ -40,7 +40,7 @@ class ConditionalEncoder(nn.Module):
         """(B,3,H,W) in [0,1], multiples of `GLAREConfig.stride` -> `Condition`."""
         seen = log_input(low)
         latent, skips = self.encoder(seen)
-        return Condition(*self.heads(latent), [seen, *skips] if self.detail else list(skips))
+        return Condition(*self.heads(latent), (seen, *skips) if self.detail else skips)
 
     def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's latent (B,C,h,w) -> the feature and the mean of a `Condition`."""

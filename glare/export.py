@@ -8,6 +8,7 @@ hangs on the size: the padding, the pooling onto a grid, the search for the near
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,14 @@ OPSET = 20
 _CODES_AT_ONCE = 256
 
 
-def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool = False) -> Path:
+def to_onnx(
+    model: GLARE,
+    path: str | Path,
+    *,
+    fidelity: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    half: bool = False,
+) -> Path:
     """Write the network as an ONNX file, opset 20.
 
     The graph takes ``low``, (B,3,H,W) float32 RGB in [0,1] with any B and any H, W above `GLAREConfig.stride`, and
@@ -38,18 +46,24 @@ def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool
         model: the network; it is not changed.
         path: the file to write, in one piece.
         fidelity: in [0, 2], see `GLARE.forward`; it is fixed in the file.
-        half: keep the convolutions and their weights in float16, for half the file and for GPUs; the flow, the code
-            search, the deformable convolution and what goes in and out stay float32.
+        dtype: `torch.float32`; `torch.float16` keeps the convolutions and their weights in that, for half the file and
+            for GPUs. The flow, the code search, the deformable convolution and what goes in and out stay float32.
+        half: the older spelling of ``dtype=torch.float16``.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: if ``fidelity`` is out of range.
+        ValueError: if ``fidelity`` or ``dtype`` is not as above.
         ModuleNotFoundError: if the extra ``onnx`` is not installed.
     """
     if not 0.0 <= fidelity <= 2.0:
         raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
+    if half:
+        warnings.warn("`half=True` is now `dtype=torch.float16`.", FutureWarning, stacklevel=2)
+        dtype = torch.float16
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"Expected argument `dtype` to be torch.float32 or torch.float16 but got {dtype!r}.")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -58,7 +72,7 @@ def to_onnx(model: GLARE, path: str | Path, *, fidelity: float = 1.0, half: bool
             f"Writing ONNX needs {error.name}: pip install 'glare-torch[onnx]'.", name=error.name
         ) from error
     path = Path(path)
-    network = _Network(model, fidelity, half).eval()
+    network = _Network(model, fidelity, dtype == torch.float16).eval()
     low = torch.rand(2, 3, 41, 54)
     least = model.config.stride + 1  # there the mirrored edge is as wide as the padding
     size = torch.export.Dim("height", min=least), torch.export.Dim("width", min=least)

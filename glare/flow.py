@@ -5,8 +5,9 @@ mean of the flow's Gaussian base distribution. Forward, the flow carries the lat
 Gaussian (training); backward, it carries the mean to where normal-light latents live (use).
 
 The steps are those of Glow (Kingma & Dhariwal, 2018) with the conditional affine couplings of SRFlow (Lugmayr et
-al., ECCV 2020). Every layer's ``forward(z, ...)`` and ``inverse(v, ...)`` return the result and the
-log-determinant of its Jacobian, per sample (B,); the two cancel.
+al., ECCV 2020). What takes the condition (`Coupling`, `FlowStep`, `Flow`) returns, forward and inverse, the result
+and the log-determinant of its Jacobian, per sample (B,); the two cancel. That of an `ActNorm` or an `InvertibleConv`
+depends on its weights alone: ``log_det`` tells it.
 """
 
 from __future__ import annotations

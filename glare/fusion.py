@@ -8,6 +8,7 @@ decoder's features, warped to where they fit (a deformable convolution).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -200,21 +201,29 @@ class Fusion(nn.Module):
     def forward(
         self,
         latent: Tensor,
-        features: list[Tensor | None],
-        skips: list[Tensor],
+        features: Sequence[Tensor | None],
+        skips: Sequence[Tensor],
         fidelity: float = 1.0,
     ) -> Tensor:
         """Decode a latent with the input's detail and the codebook's.
 
         Args:
             latent: from the flow, not quantised, (B,C,h,w).
-            features: of the codebook's decoder, at full, 1/2 and 1/4 size; what no warp uses may be None. This list and
-                the next are emptied as they are used: at full size each map counts in the peak of the memory.
+            features: of the codebook's decoder, at full, 1/2 and 1/4 size; what no warp uses may be None.
             skips: see `glare.condition.Condition`.
             fidelity: weight of the skips, in [0, 2]: 1 as trained, 0 leans on the codebook, above 1 on the input.
 
         Returns:
             the image (B,3,H,W), not clamped.
+        """
+        return self.consume(latent, list(features), list(skips), fidelity)
+
+    def consume(
+        self, latent: Tensor, features: list[Tensor | None], skips: list[Tensor], fidelity: float = 1.0
+    ) -> Tensor:
+        """Do what `forward` does, and let go of each map once it is used: both lists are empty at the end.
+
+        At full size each map counts in the peak of the memory. `GLARE.forward` gives its maps away.
         """
         h = self._warped("2", self.decoder.to_quarter(latent), features.pop())
         h = self.mix["1"](skips.pop(), self.decoder.to_half(h), fidelity)

@@ -129,4 +129,6 @@ class GLARE(nn.Module):
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
         padded, crop = self.pad(low)
         latent, condition = self.restore_latent(padded)
-        return crop(self.fusion(latent, self.code_features(latent), condition.skips, fidelity))
+        skips = list(condition.skips)
+        del condition  # `consume` lets go of one map after the other, which nothing else may hold then
+        return crop(self.fusion.consume(latent, self.code_features(latent), skips, fidelity))

@@ -73,7 +73,7 @@ def watched(model: GLARE, clock: Clock) -> Iterator[None]:
         (model.codebook.quantizer, "forward", "code search"),
         (model.codebook, "codes", "code features"),
         *((model.codebook.decoder, f"to_{size}", "code features") for size in ("quarter", "half", "full")),
-        (model.fusion, "forward", "second decoder"),
+        (model.fusion, "consume", "second decoder"),
         *([(model.fusion.refine, "forward", "refinement")] if model.config.fusion_blocks else []),
         *((warp, "forward", "warp") for warp in model.fusion.warp.values()),
     ]

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from glare.precision import add_dtype
+
 
 def add_train_parser(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` the arguments of ``glare train`` and the function that runs it (``run``)."""
@@ -52,11 +54,10 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lr", type=float, help="highest learning rate (default: the stage's)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
-    parser.add_argument(
-        "--float32",
-        action="store_true",
-        help="no bfloat16, which CPUs without AMX or AVX512-BF16 emulate: there float32 is three times as fast",
+    what = (
+        "to train in; CPUs without AMX or AVX512-BF16 emulate bfloat16: there float32 is three times as fast"
     )
+    add_dtype(parser, ("bfloat16", "float32"), what, formerly="--float32")
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0, help="how often (default 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         max_minutes=args.max_minutes,
         lr=args.lr,
         workers=args.workers,
-        bf16=not args.float32,
+        dtype=getattr(torch, args.dtype),
         checkpoint_minutes=args.checkpoint_minutes,
         seed=args.seed,
         last_crop=args.last_crop,
@@ -182,7 +183,7 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--init {_path(Path(args.init))}"] if args.init else []
     words += [f"--preset {args.preset or 'tiny'}"] if args.preset or not args.init else []
     words += ["--joint"] if args.joint else []
-    words += ["--float32"] if args.float32 else []
+    words += [f"--dtype {args.dtype}"] if args.dtype != "bfloat16" else []
     words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []
     words += [] if args.adversarial_after is None else [f"--adversarial-after {args.adversarial_after}"]
     if args.features:

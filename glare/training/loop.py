@@ -54,7 +54,7 @@ class Settings:
         max_minutes: wall-clock limit over all resumptions; the learning rate is lowered along with it.
         lr: learning rate at its highest; ``None`` takes the stage's own.
         workers: processes that read images.
-        bf16: compute in bfloat16 where it is safe.
+        dtype: `torch.bfloat16` computes in it where that is safe; `torch.float32`.
         validate_minutes, checkpoint_minutes: how often.
         seed: of the data and of everything drawn.
         last_crop: side of the crops in the last third, as many pixels a step; ``None`` keeps the side. Statistics of
@@ -71,7 +71,7 @@ class Settings:
     max_minutes: float | None = None
     lr: float | None = None
     workers: int = 1
-    bf16: bool = True
+    dtype: torch.dtype = torch.bfloat16
     validate_minutes: float = 10.0
     checkpoint_minutes: float = 3.0
     seed: int = 0
@@ -131,7 +131,8 @@ class Run:
     def __init__(self, stage: Stage, data: Crops, val: Path | None, settings: Settings) -> None:
         # Left to itself accelerate takes several processes for several GPUs.
         cpu = not torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
+        mixed = "bf16" if settings.dtype == torch.bfloat16 else "no"
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed)
         set_seed(settings.seed, device_specific=True)
         self.stage, self.data, self.val, self.settings = stage, data, val, settings
         self.out, self.main = settings.out, self.accelerator.is_main_process
@@ -282,7 +283,7 @@ class Run:
         self.stage.eval()
         model, history = self.stage.model, self._history()
         if self.val is not None:
-            figures = validate(self.stage, self.val, self.settings.bf16)
+            figures = validate(self.stage, self.val, self.settings.dtype)
             _write_sheet(self.stage, self.val, self.out / "sheets" / f"{self.step:06d}.png")
             score = next(iter(figures.values()))
             self.log.write(self.step, {f"val/{k}": v for k, v in figures.items()})
@@ -342,13 +343,13 @@ def _hardware(accelerator: Accelerator) -> str:
 
 
 @torch.inference_mode()
-def validate(stage: Stage, val: Path, bf16: bool) -> dict[str, float]:
+def validate(stage: Stage, val: Path, dtype: torch.dtype) -> dict[str, float]:
     """Mean of the stage's figures over the pairs in ``val``, whole images (cut to what the network takes)."""
     device = next(stage.parameters()).device
     rows = []
     for files in list_pairs(val):
         low, high = read_pair(files, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             rows.append(stage.validate(*stage.model.cut(low, high)))
     return {key: sum(float(row[key]) for row in rows) / len(rows) for key in rows[0]}
 

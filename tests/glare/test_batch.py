@@ -176,7 +176,7 @@ class TestImages:
 
     def test_options_reach_the_transform(self, weights: Path, tmp_path: Path) -> None:
         source = picture(tmp_path / "in.png", (24, 16))
-        options = ["--bf16", "--tile", "none", "--fidelity", "0.5"]
+        options = ["--dtype", "bfloat16", "--tile", "none", "--fidelity", "0.5"]
         assert (
             main(["enhance", str(source), str(tmp_path / "out.png"), "--weights", str(weights), *options])
             == 0

@@ -55,7 +55,7 @@ def test_public_shapes(model: GLARE) -> None:
     assert latent.shape == (2, 3, 4, 6)
     z_q, indices, loss = model.codebook.quantize(latent)
     assert (z_q.shape, indices.shape, loss.shape) == (latent.shape, (2, 4, 6), ())
-    decoded, (half, full) = model.codebook.decode(latent)
+    decoded, (full, half) = model.codebook.decode(latent)
     assert decoded.shape == image.shape
     assert (half.shape, full.shape) == ((2, 16, 8, 12), (2, 8, 16, 24))
     torch.testing.assert_close(model.codebook(image)[0], decoded)

@@ -103,8 +103,13 @@ def test_an_enhancer_in_front_of_a_detector(folder: Path, file: Path) -> None:
     assert difference.mean() < 0.01
 
 
+def test_other_precisions_are_refused(network: GLARE, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`dtype`.*bfloat16"):
+        to_onnx(network, tmp_path / "a.onnx", dtype=torch.bfloat16)
+
+
 def test_half_precision(network: GLARE, file: Path, tmp_path: Path) -> None:
-    half = to_onnx(network, tmp_path / "half.onnx", half=True, fidelity=0.5)
+    half = to_onnx(network, tmp_path / "half.onnx", dtype=torch.float16, fidelity=0.5)
     low = torch.rand(1, 3, 40, 52, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = network(low, fidelity=0.5).clamp(0, 1).numpy()

@@ -1,9 +1,12 @@
+import weakref
+
 import pytest
 import torch
 from torchvision.ops import deform_conv2d
 
 from glare import fusion
 from glare.fusion import Detail, MixUp, Warp
+from glare.model import GLARE
 from tests.glare.conftest import randomise
 
 
@@ -99,3 +102,26 @@ class TestWarp:
         warp = Warp(8, None, 4)
         with torch.autocast("cpu", torch.bfloat16):
             assert warp(torch.randn(1, 8, 4, 4).bfloat16(), torch.randn(1, 8, 4, 4)).dtype == torch.float32
+
+
+class TestFusion:
+    @torch.no_grad()
+    def test_a_condition_serves_many_calls(self, model: GLARE) -> None:
+        latent, condition = model.restore_latent(torch.rand(1, 3, 16, 24))
+        features = model.code_features(latent)
+        first = model.fusion(latent, features, condition.skips)
+        assert torch.equal(model.fusion(latent, features, condition.skips), first)
+        assert not torch.equal(model.fusion(latent, features, condition.skips, 0.0), first)
+        assert torch.equal(model.fusion.consume(latent, features, list(condition.skips)), first)
+
+    @torch.no_grad()
+    def test_consume_lets_go_of_what_it_has_used(self, model: GLARE) -> None:
+        latent, condition = model.restore_latent(torch.rand(1, 3, 16, 24))
+        features, skips = model.code_features(latent), list(condition.skips)
+        half = weakref.ref(skips[-1])
+        del condition
+        alive: list[bool] = []
+        model.fusion.decoder.up0.register_forward_hook(lambda *_: alive.append(half() is not None))
+        model.fusion.consume(latent, features, skips)
+        assert alive == [False]
+        assert features == skips == []

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glare import weights
 from glare.config import GLAREConfig
 from glare.flow import ActNorm, negative_log_likelihood
 from glare.model import GLARE
+from glare.official import from_official, official_names
 from tests.glare.parity import formula
 from tests.glare.parity.make_reference import sample
 
@@ -40,14 +40,14 @@ def official(config: GLAREConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in GLARE(config).state_dict().items()}
     result: dict[str, dict[str, Tensor]] = {"netg": {}, "vqgan": {}}
-    for ours, (source, key) in weights.official_names(KEYS["netg"], KEYS["vqgan"]).items():
+    for ours, (source, key) in official_names(KEYS["netg"], KEYS["vqgan"]).items():
         result[source][key] = formula.tensor(key, list(shapes[ours]))
     return result["netg"], result["vqgan"]
 
 
 @cache
 def network() -> GLARE:
-    return weights.from_official(*official(GLAREConfig(channels=32)))
+    return from_official(*official(GLAREConfig(channels=32)))
 
 
 @cache
@@ -79,8 +79,8 @@ def arrays() -> dict[str, Tensor]:
     got["z_q"], indices, _ = model.codebook.quantize(z)
     got["quant_indices"] = indices
     got["vq_dec"], features = model.codebook.decode(z)
-    got["code_feat0"], got["code_feat1"] = features
-    got["restored"] = fusion(z, [*reversed(features), None], condition.skips, 1.0)
+    got["code_feat1"], got["code_feat0"] = features
+    got["restored"] = fusion(z, [*features, None], condition.skips, 1.0)
     for handle in handles:
         handle.remove()
 
@@ -113,7 +113,7 @@ def arrays() -> dict[str, Tensor]:
     padded = F.pad(low, (20, 0, 0, 20), mode="reflect")
     got["restored_padded_protocol"] = model(padded)[..., : low.shape[2], 20:]
 
-    fresh = weights.from_official(*official(GLAREConfig(channels=32)))
+    fresh = from_official(*official(GLAREConfig(channels=32)))
     for module in fresh.modules():
         if isinstance(module, ActNorm):
             torch.nn.init.zeros_(module.bias)
@@ -121,7 +121,7 @@ def arrays() -> dict[str, Tensor]:
     condition = fresh.condition(low)
     fresh.flow.start_from_data(got["gt_latent"], condition.feature)
     state = fresh.state_dict()
-    names = weights.official_names(KEYS["netg"], KEYS["vqgan"])
+    names = official_names(KEYS["netg"], KEYS["vqgan"])
     actnorms = sorted((key, ours) for ours, (_, key) in names.items() if ".actnorm." in key)
     got["actnorm_init_concat"] = torch.cat([state[ours].flatten() for _, ours in actnorms])
     v, log_det = fresh.flow(got["gt_latent"], condition.feature)
@@ -205,7 +205,7 @@ def gaussian_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def check_gradients(model: GLARE, norms: dict[str, float]) -> None:
-    names = {key: ours for ours, (_, key) in weights.official_names(KEYS["netg"], KEYS["vqgan"]).items()}
+    names = {key: ours for ours, (_, key) in official_names(KEYS["netg"], KEYS["vqgan"]).items()}
     parameters = dict(model.named_parameters())
     for key, norm in norms.items():
         grad = parameters[names[key]].grad
@@ -215,7 +215,7 @@ def check_gradients(model: GLARE, norms: dict[str, float]) -> None:
 
 
 def test_gradients_of_the_likelihood() -> None:
-    model, (gt, low) = weights.from_official(*official(GLAREConfig(channels=32))), formula.images()
+    model, (gt, low) = from_official(*official(GLAREConfig(channels=32))), formula.images()
     with torch.no_grad():
         latent = model.codebook.encode(gt)
     condition = model.condition(low)
@@ -225,7 +225,7 @@ def test_gradients_of_the_likelihood() -> None:
 
 
 def test_gradients_of_the_restoration() -> None:
-    model, (gt, low) = weights.from_official(*official(GLAREConfig(channels=32))), formula.images()
+    model, (gt, low) = from_official(*official(GLAREConfig(channels=32))), formula.images()
     with torch.no_grad():
         latent, condition = model.restore_latent(low)
         features = model.code_features(latent)
@@ -235,55 +235,3 @@ def test_gradients_of_the_restoration() -> None:
     assert similarity.item() == pytest.approx(REFERENCE["scalars"]["msssim_normalize_true"], rel=1e-4)
     (smooth_l1 + 0.2 * (1 - similarity)).backward()
     check_gradients(model, REFERENCE["gradient_norms"]["stage3_l1_plus_ssim"])
-
-
-class TestFromOfficial:
-    """`glare.weights.from_official` on the official key list at the official width, without the memory of it."""
-
-    @pytest.fixture
-    def checkpoints(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        netg, vqgan = (
-            {key: torch.empty(shape, device="meta") for key, shape in KEYS[part].items()}
-            for part in ("netg", "vqgan")
-        )
-        return netg, vqgan
-
-    def test_all_keys_as_they_are(self, checkpoints: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-        assert weights.from_official(*checkpoints).config == GLAREConfig.preset("base")
-
-    def test_dead_keys_are_optional(self, checkpoints: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-        netg, vqgan = checkpoints
-        dead = (
-            "flowUpsamplerNet.f.",
-            *(f"deformable_decoder.{x}." for x in ("conv_out", "scale", "bias", "enc")),
-        )
-        netg = {k: v for k, v in netg.items() if not k.startswith(dead)}
-        vqgan = {
-            k: v for k, v in vqgan.items() if not k.startswith(("vgg_feat_extractor.", "conv_semantic."))
-        }
-        assert len(netg) < len(KEYS["netg"])
-        assert len(vqgan) < len(KEYS["vqgan"])
-        assert weights.from_official(netg, vqgan).config == GLAREConfig.preset("base")
-
-    def test_missing_left_over_and_misshapen_keys_are_listed(
-        self, checkpoints: tuple[dict[str, Tensor], dict[str, Tensor]]
-    ) -> None:
-        netg, vqgan = checkpoints
-        del netg["RRDB.color_conv.bias"]
-        netg["extra.weight"] = torch.zeros(1)
-        vqgan["decoder.norm_out.bias"] = torch.zeros(7)
-        with pytest.raises(ValueError, match="do not fit") as error:
-            weights.from_official(netg, vqgan)
-        text = str(error.value)
-        assert "missing: condition.mean.bias" in text
-        assert "left over: extra.weight" in text
-        assert (
-            "misshapen: codebook.decoder.norm_out.bias (official vqgan: decoder.norm_out.bias) is (7,)"
-            in text
-        )
-
-    def test_a_key_that_gives_a_width(self, checkpoints: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-        netg, vqgan = checkpoints
-        del vqgan["quantize.embedding.weight"]
-        with pytest.raises(ValueError, match=r"missing: codebook\.quantizer\.embedding\.weight"):
-            weights.from_official(netg, vqgan)

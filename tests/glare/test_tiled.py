@@ -248,11 +248,6 @@ class TestChoice:
         enhance(low)
         assert together == [3, 2]
 
-    def test_memory_left_is_told(self) -> None:
-        from glare.memory import available, main_memory
-
-        assert 2**26 < available(torch.device("cpu")) <= main_memory() // 4
-
     def test_numpys_integers(self, pooled: GLARE) -> None:
         low = torch.rand(3, 48, 60) * 0.3
         tile: Any = np.int64(40)

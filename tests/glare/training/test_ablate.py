@@ -24,7 +24,7 @@ def test_a_row_for_each_part_that_is_left_out(tmp_path: Path, capsys: pytest.Cap
         Image.fromarray(picture.numpy()).save(tmp_path / name / "1.png")
 
     words = f"--init {tmp_path / 'start'} --pairs {tmp_path} --val {tmp_path} --out {tmp_path / 'out'}"
-    ablate.main([*words.split(), *["--steps", "2", "--batch", "2", "--crop", "32", "--float32"]])
+    ablate.main([*words.split(), *["--steps", "2", "--batch", "2", "--crop", "32", "--dtype", "float32"]])
 
     printed = capsys.readouterr().out
     for kind, variants in ablate.VARIANTS.items():

@@ -59,7 +59,7 @@ def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(stage: str, pairs: Path, init: Path, out: Path, steps: int, *more: str) -> list[str]:
     words = f"train {stage} --pairs {pairs} --init {init} --out {out} --steps {steps} --batch 2 --crop 32 --workers 0"
-    return [*words.split(), "--float32", *more]
+    return [*words.split(), "--dtype", "float32", *more]
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -259,7 +259,7 @@ def test_the_last_third_is_of_larger_crops(
 
 
 def test_seed_fixes_everything(pairs: Path, tmp_path: Path) -> None:
-    words = f"train codebook --pairs {pairs} --steps 1 --batch 2 --crop 32 --workers 0 --float32"
+    words = f"train codebook --pairs {pairs} --steps 1 --batch 2 --crop 32 --workers 0 --dtype float32"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(99)
         assert main([*words.split(), "--seed", str(seed), "--out", str(tmp_path / name)]) == 0
