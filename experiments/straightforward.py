@@ -9,7 +9,6 @@ from torchvision.ops import deform_conv2d
 
 from glare.codebook import Quantizer
 from glare.condition import Condition
-from glare.flow import Flow
 from glare.fusion import MixUp, Warp
 from glare.layers import Attention, ResidualBlock, Upsample
 from glare.model import GLARE
@@ -54,13 +53,6 @@ class PlainQuantizer(Quantizer):
         return distances.argmin(1).view(latent.shape[0], *latent.shape[2:])
 
 
-class PlainFlow(Flow):
-    """Step by step, every matrix inverted when it is met."""
-
-    def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(v, feature, inverse=True)
-
-
 class PlainMixUp(MixUp):
     def forward(self, skip: Tensor, h: Tensor, fidelity: float) -> Tensor:
         share = (fidelity * torch.sigmoid(self.theta)).clamp(max=1.0)
@@ -100,7 +92,7 @@ class PlainGLARE(GLARE):
         return [full, half, quarter]
 
 
-PLAIN = (PlainResidualBlock, PlainAttention, PlainUpsample, PlainQuantizer, PlainFlow, PlainMixUp, PlainWarp)
+PLAIN = (PlainResidualBlock, PlainAttention, PlainUpsample, PlainQuantizer, PlainMixUp, PlainWarp)
 
 
 def straightforward(model: GLARE) -> GLARE:

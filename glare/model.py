@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from glare.codebook import Codebook
 from glare.condition import Condition, ConditionalEncoder
 from glare.config import GLAREConfig
-from glare.flow import Flow, FrozenFlow
+from glare.flow import Flow
 from glare.fusion import Fusion
 from glare.image import pad
 
@@ -46,16 +46,14 @@ class GLARE(nn.Module):
         return weights.load(name)
 
     def optimize(self) -> GLARE:
-        """A frozen copy for use: the flow's weights are folded once and not at each call, parameters take no gradient.
+        """Return a frozen copy for use, its weights in the order in which convolutions take them.
 
-        Its results are those of this model, to rounding, now and whatever becomes of this model's parameters; it
-        passes gradients to the image. It has no ``flow.forward``, and is not to be saved as weights.
+        Its results are those of this model, to rounding, now and whatever becomes of this model's parameters. It
+        passes gradients to the image; its parameters take none.
         """
         with torch.inference_mode(False):  # tensors made in it could take no part in a gradient
-            result = copy.deepcopy(self).requires_grad_(False)
-            if isinstance(result.flow, Flow):
-                result.add_module("flow", FrozenFlow(result.flow))
-            return result.to(memory_format=torch.channels_last).eval()
+            frozen = copy.deepcopy(self).requires_grad_(False)
+            return frozen.to(memory_format=torch.channels_last).eval()
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Return a line for each tensor that is missing, left over or misshapen as a ``state_dict`` of this model."""

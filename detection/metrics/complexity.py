@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from detection.enhancers import Enhancer, Folder, Named
-from glare import GLARE, GLAREEnhance
+from glare import GLAREEnhance
 
 SIDE = 256
 """Operations are counted on a square of so many pixels, as in the field's tables."""
@@ -27,7 +27,7 @@ def complexity(enhance: Enhancer | Folder) -> tuple[float, float]:
         return float("nan"), float("nan")
     parts: nn.Module = network
     if isinstance(network, GLAREEnhance):
-        parts = GLARE(network.model.config)  # as trained: the frozen copy in use has some folded into others
+        parts = network.model  # which is frozen, and so no child of the transform
     parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
     grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
     try:

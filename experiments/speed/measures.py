@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-import glare.flow
 from experiments.straightforward import (
     PlainAttention,
-    PlainFlow,
     PlainGLARE,
     PlainQuantizer,
     PlainResidualBlock,
@@ -22,21 +19,8 @@ from experiments.straightforward import (
     PlainWarp,
 )
 from glare import GLARE
-from glare.flow import FrozenFlow
 from glare.fusion import STRIP_ELEMENTS
 from glare.layers import Attention, Upsample
-
-
-class OtherGrouping(FrozenFlow):
-    """The couplings' look at the condition one by one where it is one convolution, and the other way round."""
-
-    def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = glare.flow.COUPLINGS_AT_ONCE
-        glare.flow.COUPLINGS_AT_ONCE = {} if v.device.type in chosen else {v.device.type: 1}
-        try:
-            return super().inverse(v, feature)
-        finally:
-            glare.flow.COUPLINGS_AT_ONCE = chosen
 
 
 class FusedAttention(Attention):
@@ -71,18 +55,6 @@ def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
         return result
 
     return build
-
-
-def unfolded(model: GLARE) -> GLARE:
-    result = folded_at_each_call(model)
-    result.flow.__class__ = PlainFlow
-    return result
-
-
-def folded_at_each_call(model: GLARE) -> GLARE:
-    result = model.optimize()
-    result.add_module("flow", copy.deepcopy(model.flow).requires_grad_(False))
-    return result
 
 
 def contiguous(model: GLARE) -> GLARE:
@@ -136,28 +108,6 @@ def samples(model: GLARE, height: int, width: int) -> Bytes:
     return Bytes(0, max(0, 4 * (9 * most - STRIP_ELEMENTS)))
 
 
-def norms_and_factors(model: GLARE, height: int, width: int) -> Bytes:
-    """Two actnorms in each of two networks, two passes each; and the condition, copied behind z1."""
-    config = model.config
-    couplings, positions = config.flow_levels * config.flow_steps, height * width // 16
-    passes = 2 * 2 * 2 * config.flow_hidden + config.condition_channels + config.latent_channels
-    return Bytes(couplings * positions * 2 * 4 * passes, 0)
-
-
-def weights_of_flow(model: GLARE, height: int, width: int) -> Bytes:
-    """Read and written again."""
-    size = 4 * sum(parameter.numel() for parameter in model.flow.parameters())
-    return Bytes(2 * size, size)
-
-
-def grouped(model: GLARE, height: int, width: int) -> Bytes:
-    """What all couplings make of the condition: written and read outside of the cache."""
-    config = model.config
-    channels = 2 * config.flow_hidden + 2 * config.flow_hidden + 2 * config.latent_channels
-    one = 4 * (height * width // 16) * channels * config.flow_levels * config.flow_steps
-    return Bytes(2 * one, one)
-
-
 def reordered(model: GLARE, height: int, width: int) -> Bytes:
     """The maps before and behind each convolution are written in another order, and read."""
     maps: list[int] = []
@@ -194,9 +144,6 @@ class Measure(NamedTuple):
 
 #: What `GLARE.optimize` and the layers do.
 MEASURES = {
-    "flow folded": Measure(unfolded, norms_and_factors),
-    "flow folded once": Measure(folded_at_each_call, weights_of_flow),
-    "couplings grouped": Measure(switched(OtherGrouping), grouped),
     "codes searched blockwise": Measure(switched(PlainQuantizer), distances),
     "attention in linear memory": Measure(switched(PlainAttention), attention_maps),
     "attention in blocks in bf16": Measure(switched(FusedAttention), nothing, bf16=True),

@@ -31,16 +31,6 @@ def test_the_same_image_as_the_straightforward_form(config: GLAREConfig, size: t
     torch.testing.assert_close(model.optimize()(low), expected, rtol=0, atol=1e-4)
 
 
-@torch.no_grad()
-def test_couplings_together_as_on_a_gpu(model: GLARE, monkeypatch: pytest.MonkeyPatch) -> None:
-    condition = model.condition(torch.rand(2, 3, 32, 24))
-    one_by_one = model.flow.inverse(condition.mean, condition.feature)
-    monkeypatch.setattr("glare.flow.COUPLINGS_AT_ONCE", {})
-    together = model.flow.inverse(condition.mean, condition.feature)
-    for a, b in zip(together, one_by_one, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 class TestOptimize:
     def test_is_frozen_and_apart_from_the_model(self, model: GLARE) -> None:
         low, before = torch.rand(1, 3, 16, 16), copy.deepcopy(model)
