@@ -49,6 +49,13 @@ class Cache:
 
     Args:
         folder: where they lie; made with the first of them.
+
+    >>> import tempfile
+    >>> cache, dark = Cache(Path(tempfile.mkdtemp())), np.zeros((8, 8, 3), np.uint8)
+    >>> pixels, cost, file = cache.enhanced(dark, "brighter", lambda: (dark + 9, Cost(ms=1.0, mb=2.0)))
+    >>> again = cache.enhanced(dark, "brighter", lambda: 1 / 0)  # is not called
+    >>> again[0].max(), again[1], again[2] == file
+    (np.uint8(9), Cost(ms=1.0, mb=2.0), True)
     """
 
     folder: Path

@@ -103,6 +103,9 @@ def enhancer(name: str, device: str = "cpu") -> Enhancer | Folder:
             number, the weights are none of GLARE, or the file is no ONNX network of one image to one image.
         FileNotFoundError: if the weights, the file or the folder are not there.
         ModuleNotFoundError: if the module, or ONNX Runtime, is not there.
+
+    >>> dark = np.full((8, 8, 3), 10, np.uint8)
+    >>> enhancer("gamma")(dark)[0, 0]
     """
     if name == "raw":
         return raw

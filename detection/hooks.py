@@ -1,7 +1,14 @@
 """GLARE inside ultralytics, which is licensed under AGPL-3.0: in front of a ``YOLO`` of yours with one line.
 
->>> enhance = GLAREEnhance()
->>> put_in_front(yolo, enhance)  # predict and track, at the images' own size  # doctest: +SKIP
+>>> from detection import sample_set
+>>> from detection.detectors.ultralytics import WEIGHTS, built_in
+>>> yolo, enhance = YOLO(WEIGHTS / "yolo26n-exdark.yaml", task="detect"), GLAREEnhance()
+>>> yolo.model = built_in().network  # here the detector in the package; yours is ``YOLO("yolo26n.pt")``
+>>> put_in_front(yolo, enhance)  # predict and track see enhanced images, at the images' own size
+>>> cat = sample_set().samples[3].load()[..., ::-1] // 8  # a night, in ultralytics' order of colours
+>>> (result,) = yolo.predict(cat, verbose=False)
+>>> result.orig_img.shape == cat.shape, bool(result.orig_img.mean() > cat.mean())
+(True, True)
 >>> yolo.val(data="night.yaml", validator=validator_behind(enhance))  # doctest: +SKIP
 >>> yolo.train(data="night.yaml", trainer=trainer_behind(enhance))  # doctest: +SKIP
 """

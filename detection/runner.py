@@ -76,6 +76,12 @@ def evaluate(
 
     Raises:
         ValueError: if a detector knows no class of the set, there is no metric of a name, or no image without a fault.
+
+    >>> from detection import darken, enhancer, sample_set
+    >>> night = darken(sample_set(), "dark")
+    >>> cat = night.replace(samples=night.samples[3:4])
+    >>> table = evaluate(cat, {"raw": enhancer("raw"), "gamma": enhancer("gamma")})
+    >>> table[["set", "enhancer", "PSNR", "SSIM"]].round(2)
     """
     results = collect(
         dataset, enhancers, detectors, metrics, cache=cache, progress=progress, on_image=on_image

@@ -35,6 +35,11 @@ class GLAREEnhance(ImageOnlyTransform):
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as `glare.GLAREEnhance` does.
+
+    >>> import albumentations as A
+    >>> pipeline = A.Compose([GLAREEnhance(), A.HorizontalFlip(p=1)])
+    >>> pipeline(image=np.full((24, 32, 3), 10, dtype=np.uint8))["image"].shape
+    (24, 32, 3)
     """
 
     def __init__(self, weights: str | Path = "glare-tiny", fidelity: float = 1.0, p: float = 1.0) -> None:

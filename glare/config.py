@@ -55,6 +55,14 @@ class GLAREConfig:
         warp_channels: width to which those features are reduced before the deformable convolution, whose cost on
             a CPU goes with it; ``None`` keeps them whole, as published.
         warp_groups: offset groups of the deformable convolution.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+
+    >>> GLAREConfig(channels=32).widths
+    (32, 64, 128)
+    >>> GLAREConfig.preset("tiny").stride
+    8
     """
 
     stem: int = 1

@@ -36,6 +36,10 @@ def as_batch(image: Image) -> tuple[Tensor, Callable[[Tensor], Image]]:
     Raises:
         TypeError: if it is none of these, or holds other numbers than uint8 or floats.
         ValueError: if the mode, the shape or the range is not as above, or the image is empty or holds NaN.
+
+    >>> pixels, restore = as_batch(PIL.Image.new("RGBA", (4, 2)))
+    >>> pixels.shape, restore(pixels).mode
+    (torch.Size([1, 3, 2, 4]), 'RGBA')
     """
     if isinstance(image, PIL.Image.Image):
         return _pil_as_batch(image)

@@ -28,6 +28,13 @@ class GLARE(nn.Module):
         condition: stage II, the conditional encoder.
         flow: stage II, the invertible latent normalizing flow.
         fusion: stage III, the adaptive feature transformation.
+
+    >>> model = GLARE("tiny")  # random weights; `from_pretrained` has trained ones
+    >>> low = torch.rand(1, 3, 40, 32) / 10
+    >>> model(low).shape
+    torch.Size([1, 3, 40, 32])
+    >>> model.codebook.encode(low).shape  # the stages are there for whoever studies them
+    torch.Size([1, 8, 5, 4])
     """
 
     def __init__(self, config: GLAREConfig | str = "tiny") -> None:
@@ -40,7 +47,11 @@ class GLARE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GLARE:
-        """Load weights by name, folder, ``.safetensors`` file or hub id: see `glare.weights.load`."""
+        """Load weights by name, folder, ``.safetensors`` file or hub id: see `glare.weights.load`.
+
+        >>> GLARE.from_pretrained("glare-tiny").training
+        False
+        """
         from glare import weights  # which imports this module
 
         return weights.load(name)

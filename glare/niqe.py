@@ -36,6 +36,12 @@ class NIQE(nn.Module):
     Raises:
         OSError: if the file cannot be opened.
         ValueError: if it holds no such model.
+
+    >>> import skimage
+    >>> photograph = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None] / 255
+    >>> noisy = (photograph + 0.2 * torch.randn(photograph.shape)).clamp(0, 1)
+    >>> bool(NIQE()(photograph) < NIQE()(noisy))
+    True
     """
 
     mean: Tensor

@@ -84,8 +84,12 @@ class GLAREEnhance(v2.Transform):
     Retrieval", ECCV 2024.
 
     Example:
-        >>> pipeline = v2.Compose([GLAREEnhance(), v2.Resize(640)])  # doctest: +SKIP
-        >>> image, boxes = pipeline(image, boxes)  # doctest: +SKIP
+        >>> pipeline = v2.Compose([GLAREEnhance(), v2.Resize(64)])
+        >>> image = tv_tensors.Image(torch.randint(0, 30, (3, 32, 48), dtype=torch.uint8))
+        >>> boxes = tv_tensors.BoundingBoxes([[4, 4, 20, 30]], format="XYXY", canvas_size=(32, 48))
+        >>> image, boxes = pipeline(image, boxes)
+        >>> image.shape, boxes.tolist()
+        (torch.Size([3, 64, 96]), [[8, 8, 40, 60]])
     """
 
     # By default torchvision hands boxes and masks to `transform` too.

@@ -29,7 +29,11 @@ PACKAGED = Path(__file__).parent / "pretrained"
 
 
 def available() -> list[str]:
-    """Names of the weights that come with the package."""
+    """Return the names of the weights that come with the package.
+
+    >>> available()
+    ['glare-tiny']
+    """
     return sorted(p.parent.name for p in PACKAGED.glob(f"*/{FILE}"))
 
 
@@ -74,6 +78,9 @@ def load(name: str | Path) -> GLARE:
     Raises:
         FileNotFoundError: see `find`.
         ValueError: if the file is truncated, is no safetensors file of GLARE, or its tensors do not fit.
+
+    >>> sum(parameter.numel() for parameter in load("glare-tiny").parameters()) > 10**6
+    True
     """
     path = find(name)
     with _opened(path) as file:
@@ -110,6 +117,9 @@ def history(name: str | Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: see `find`.
         ValueError: if the file is truncated or no safetensors file.
+
+    >>> [entry["stage"] for entry in history("glare-tiny")][:3]
+    ['codebook', 'flow', 'fusion, joint']
     """
     with _opened(find(name)) as file:
         entries: list[dict[str, Any]] = json.loads((file.metadata() or {}).get("history", "[]"))
@@ -156,7 +166,12 @@ def save(
     dtype: torch.dtype = torch.float16,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write ``model`` to ``folder/model.safetensors``, beside and then renamed; returns the file's path."""
+    """Write ``model`` to ``folder/model.safetensors`` as a whole, and return the file's path.
+
+    >>> import tempfile
+    >>> save(GLARE("tiny"), tempfile.mkdtemp()).name
+    'model.safetensors'
+    """
     path = Path(folder) / FILE
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     config = json.dumps(model.config.to_dict())

@@ -32,6 +32,13 @@ def read_dataset(
     Raises:
         FileNotFoundError: if there is none of these at `path`.
         ValueError: if `split` is given and the set has none.
+
+    >>> import tempfile
+    >>> from detection import sample_set, write_yolo
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = write_yolo(sample_set(), folder)
+    >>> len(read_dataset(folder))
+    6
     """
     path = Path(path)
     # A part of ExDark is enough to know it: ExDark itself says best what is missing.

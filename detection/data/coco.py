@@ -44,6 +44,13 @@ def read_coco(
     Raises:
         FileNotFoundError: if the file, or a folder with its images, is not there.
         ValueError: if it is no COCO JSON file, or none of its categories is among `classes`.
+
+    >>> import tempfile
+    >>> from detection import sample_set, write_yolo
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_coco(write_yolo(sample_set(), folder), folder / "set.json")
+    >>> len(read_coco(folder / "set.json"))
+    6
     """
     annotations = Path(annotations)
     try:
@@ -160,6 +167,14 @@ def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = N
     Raises:
         ValueError: if an image is no file, or lies outside the folder.
         OSError: if an image is not there or its header cannot be read.
+
+    >>> import tempfile
+    >>> from detection import sample_set, write_yolo
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> files = write_yolo(sample_set(), folder / "yolo")
+    >>> write_coco(files, folder / "set.json")
+    >>> json.loads((folder / "set.json").read_text())["images"][0]["file_name"]
+    'yolo/images/astronaut.png'
     """
     file = Path(file)
     folder = os.path.abspath(file.parent if images is None else images)

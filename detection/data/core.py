@@ -83,6 +83,10 @@ class Detections:
 
     Raises:
         ValueError: if the three do not have these shapes.
+
+    >>> found = Detections(np.array([[0.0, 0.0, 9.0, 5.0]]), np.array([0.8]), np.array([2]))
+    >>> len(found)
+    1
     """
 
     boxes: NDArray[np.float64]
@@ -123,6 +127,11 @@ class Sample:
         category: what the image as a whole is said to show, or empty where the set does not say.
         path: the file that `load` reads; None where the pixels are made when they are loaded.
         reference_path: the file that `reference` reads, or None.
+
+    >>> black = lambda: np.zeros((40, 60, 3), np.uint8)
+    >>> sample = Sample("a", black, np.array([[5.0, 6.0, 15.0, 18.0]]), np.array([0]), np.array([False]))
+    >>> sample.load().shape, sample.light
+    ((40, 60, 3), 'as stored')
     """
 
     name: str
@@ -227,7 +236,13 @@ Target = dict[str, Tensor]
 class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
     """Labelled images and the names of their classes; torch's `DataLoader` takes it too.
 
-    >>> image, target = Dataset(samples)[0]  # doctest: +SKIP
+    >>> from torch.utils.data import DataLoader
+    >>> from detection import sample_set
+    >>> image, target = sample_set()[3]
+    >>> image.shape, target["boxes"].shape, sample_set().classes[target["labels"][0]]
+    (torch.Size([3, 300, 451]), torch.Size([1, 4]), 'Cat')
+    >>> len(DataLoader(sample_set(), batch_size=2, collate_fn=list))
+    3
 
     Attributes:
         samples: the images.

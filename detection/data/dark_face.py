@@ -27,6 +27,16 @@ def read_dark_face(root: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: if there are no images.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "image").mkdir(), (root / "label").mkdir()
+    (None, None)
+    >>> Image.new("RGB", (60, 40)).save(root / "image" / "1.png")
+    >>> _ = (root / "label" / "1.txt").write_text("1\\n5 6 15 18\\n")
+    >>> read_dark_face(root).samples[0].boxes.tolist()
+    [[5.0, 6.0, 15.0, 18.0]]
     """
     root = Path(root)
     files = image_files(root / "image")

@@ -44,6 +44,11 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
 
     Raises:
         ValueError: if a level is unknown or none is given.
+
+    >>> from detection import sample_set
+    >>> night = darken(sample_set(), "dark", "extreme")
+    >>> [(sample.name, sample.light) for sample in night.samples[:2]]
+    [('bus.jpg', 'dark'), ('bus.jpg', 'extreme')]
     """
     if not levels:
         raise ValueError("Expected argument `levels` to name at least one light level but got none.")
@@ -105,6 +110,13 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
 
     Raises:
         ValueError: if a level is unknown or none is given, or two images have one name.
+
+    >>> import tempfile
+    >>> from detection import read_dataset, sample_set
+    >>> folder, day = Path(tempfile.mkdtemp()), sample_set()
+    >>> night = write_darkened(day.replace(samples=day.samples[3:4]), folder, "dark")
+    >>> [sample.name for sample in read_dataset(folder).samples]
+    ['dark/chelsea.png']
     """
     darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
     names = [_png_name(sample) for sample in dataset.samples]

@@ -45,6 +45,19 @@ class ExDark(Dataset):
     Raises:
         FileNotFoundError: if a part of the layout is not there.
         ValueError: if there is no such split, the list is not ExDark's, or the set has none of `classes`.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for folder in (IMAGES, ANNOTATIONS):
+    ...     (root / folder / "Cat").mkdir(parents=True)
+    >>> Image.new("RGB", (60, 40)).save(root / IMAGES / "Cat" / "a.png")
+    >>> marks = "% bbGt version=3\\nCat 5 6 10 12 0 0 0 0 0 0 0\\n"
+    >>> _ = (root / ANNOTATIONS / "Cat" / "a.png.txt").write_text(marks)
+    >>> _ = (root / LIST).write_text("Name | Class | Light | In/Out | Train/Val/Test\\na.png 6 1 1 3\\n")
+    >>> (sample,) = ExDark(root, "test").samples
+    >>> sample.light, sample.place, sample.boxes.tolist()
+    ('Low', 'indoor', [[5.0, 6.0, 15.0, 18.0]])
     """
 
     def __init__(

@@ -40,6 +40,16 @@ def read_test_sets(*roots: str | Path) -> Dataset:
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
         ValueError: if two sets have one name.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> root = Path(tempfile.mkdtemp()) / "eval15"
+    >>> for folder in ("low", "high"):
+    ...     (root / folder).mkdir(parents=True)
+    ...     Image.new("RGB", (60, 40)).save(root / folder / "1.png")
+    >>> (sample,) = read_test_sets(root).samples
+    >>> sample.name, sample.reference().shape
+    ('1.png', (40, 60, 3))
     """
     samples: list[Sample] = []
     faults: list[str] = []

@@ -59,6 +59,13 @@ def read_yolo(
     Raises:
         FileNotFoundError: if there are no images, or no folder of labels.
         ValueError: if there is no such split, or none of the names is among `classes`.
+
+    >>> import tempfile
+    >>> from detection import sample_set
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = write_yolo({"train": sample_set(), "val": sample_set()}, folder)
+    >>> read_yolo(folder, "val").note
+    'val of data.yaml'
     """
     root = Path(root)
     file, described = _described(root)
@@ -249,6 +256,13 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
             lights of a photograph do: one light per folder.
         FileExistsError: if there is something in the folder.
         FileNotFoundError: if no image could be written.
+
+    >>> import tempfile
+    >>> from detection import sample_set
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = write_yolo(sample_set(), folder)
+    >>> sorted(file.name for file in folder.iterdir())
+    ['data.yaml', 'images', 'labels']
     """
     folder = Path(folder)
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)

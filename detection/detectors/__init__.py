@@ -40,6 +40,11 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
             callable, what that returns is no `Detector`, or the file is none.
         FileNotFoundError: if ultralytics knows no such name or file.
         ModuleNotFoundError: if the module is not there.
+
+    >>> from detection import sample_set
+    >>> find = detector()
+    >>> (found,) = find([sample_set().samples[0].load()])
+    >>> [find.names[label] for label, score in zip(found.labels, found.scores) if score > 0.5]
     """
     architecture, _, file = name.partition("=")
     if architecture in list_models(module=zoo):

@@ -16,6 +16,13 @@ from detection.data.core import Detections, Pixels
 class Detector(Protocol):
     """Anything that finds objects in images.
 
+    >>> class Nothing:
+    ...     names = ("Cat", "Dog")
+    ...     def __call__(self, images):
+    ...         return [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)) for _ in images]
+    >>> isinstance(Nothing(), Detector)
+    True
+
     One with a ``str`` attribute ``identity``, which changes with whatever changes its results, can be kept in a
     `detection.cache.Cache`.
     """

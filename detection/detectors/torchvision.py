@@ -31,6 +31,10 @@ class TorchvisionDetector:
     Raises:
         FileNotFoundError: if the file is not there.
         ValueError: if it holds no tensors, or not those of the model.
+
+    >>> find = TorchvisionDetector("ssdlite320_mobilenet_v3_large")  # doctest: +SKIP (downloads its weights)
+    >>> find.names[18]  # doctest: +SKIP
+    'dog'
     """
 
     def __init__(self, name: str, *, weights: str | Path | None = None, device: str = "cpu") -> None:

@@ -1,8 +1,11 @@
 """A report as one HTML page: tables to sort, figures, pairs of pictures under a slider. It needs nothing beside it.
 
+>>> import tempfile
 >>> from detection.report.page import Comparison, Section, Table, jpeg, write_html
+>>> table = pd.DataFrame({"enhancer": ["raw", "glare"], "PSNR": [7.2, 20.7]})
+>>> dark, restored = np.full((30, 40, 3), 9, np.uint8), np.full((30, 40, 3), 99, np.uint8)
 >>> parts = [Table("All images", table), Comparison("cat.png", jpeg(dark), jpeg(restored), "21.3 dB")]
->>> write_html("report.html", "GLARE on LOL-v1", [Section("Results", parts)])
+>>> write_html(Path(tempfile.mkdtemp()) / "report.html", "GLARE on LOL-v1", [Section("Results", parts)])
 
 Pictures lie in the page itself, so it works from a disk or as an attachment, without network. The looks, and the few
 lines of script that sort and slide, are in ``page.html.jinja`` beside this file.

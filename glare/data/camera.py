@@ -71,6 +71,10 @@ def random_night(image: Tensor, generator: torch.Generator | None = None) -> Ten
 
     Returns:
         (3, H, W) float, sRGB in [0,1], on the 8-bit grid.
+
+    >>> night = random_night(torch.full((3, 64, 64), 0.5), torch.Generator().manual_seed(0))
+    >>> night.shape, bool(night.mean() < 0.5)
+    (torch.Size([3, 64, 64]), True)
     """
     draw = Draw(generator)
     if draw.chance(SENSOR_SHARE):

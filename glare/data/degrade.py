@@ -47,6 +47,9 @@ def sample_exposure(level: str, generator: torch.Generator | None = None) -> flo
 
     Raises:
         ValueError: if `level` is not a key of `LEVELS`.
+
+    >>> 0.03 <= sample_exposure("dark") <= 0.06
+    True
     """
     if level not in LEVELS:
         raise ValueError(f"Expected argument `level` to be one of {', '.join(LEVELS)} but got {level!r}.")
@@ -86,6 +89,11 @@ def degrade(
 
     Raises:
         ValueError: if the shape, the dtype, the exposure or the noise parameters are out of range.
+
+    >>> day = torch.full((3, 64, 64), 0.5)
+    >>> night = degrade(day, exposure=0.04, generator=generator_for("a.jpg", 0))
+    >>> round(night.mean().item(), 2), round(night.std().item(), 2)
+    (0.07, 0.03)
     """
     if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
         raise ValueError(

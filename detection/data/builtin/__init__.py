@@ -28,6 +28,8 @@ def sample_set() -> Dataset:
 
     Raises:
         ModuleNotFoundError: if one of the two packages is not installed.
+
+    >>> [sample.name for sample in sample_set().samples]
     """
     labelled = read_coco(Path(__file__).with_name("annotations.json"), _photograph)
     return labelled.replace(note="six photographs, a demonstration and no measurement")

@@ -1,0 +1,50 @@
+"""README.md: short enough to be read, and true where it can be tried without a download."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert missing == []
+
+
+def test_the_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = re.search(r"## Use it from Python\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert lines is not None
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 24), (9, 8, 7)).save("night.jpg")
+    exec(compile(lines[1], "README.md", "exec"), {})
+    with Image.open("day.jpg") as day:
+        assert day.size == (40, 24)
+        assert np.mean(day) > 9
+
+
+@pytest.mark.parametrize("name", ["setup", "main", "test"])
+def test_commands_are_marked_for_ci(name: str) -> None:
+    assert re.search(rf"<!-- ci: {name} -->\n```bash\n[^`]+\n```\n", README)
+
+
+def test_the_figures_are_those_of_the_results() -> None:
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = results.split("<!-- table: restoration -->")[1].split("\n\n")[0]
+    for line in re.findall(r"^\| `.*", README, re.MULTILINE):
+        method, *figures = [cell.strip() for cell in line.strip("|").split("|")]
+        (row,) = (row for row in table.splitlines() if row.startswith(f"| {method} |"))
+        cells = [cell.split(" [")[0].strip() for cell in row.strip("|").split("|")]
+        assert figures == [cells[1], cells[2], cells[3], cells[7]]
