@@ -49,6 +49,6 @@ class GLAREEnhance(ImageOnlyTransform):
         self._enhance = transform.GLAREEnhance(weights, fidelity=fidelity)
 
     def apply(self, img: np.ndarray[Any, Any], *args: Any, **params: Any) -> np.ndarray[Any, Any]:
-        """(H,W,3) uint8 or float32 in [0,1] -> the same, enhanced."""
+        """Enhance an image, (H,W,3) uint8 or float32 in [0,1]; the result is of the same kind."""
         enhanced: np.ndarray[Any, Any] = self._enhance(img)
         return enhanced

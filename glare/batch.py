@@ -48,7 +48,7 @@ _UNREADABLE = (OSError, ValueError, ImportError, SyntaxError, PIL.Image.Decompre
 
 
 def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
-    """Which file becomes which.
+    """Return which file becomes which.
 
     Args:
         inputs: images, videos, folders, which are walked, and patterns such as ``night/**/*.jpg``; the tree below a
@@ -86,7 +86,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
 
 
 def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
-    """What ``name`` stands for, and the folder below which the tree is kept."""
+    """Return the files that ``name`` stands for, and the folder below which the tree is kept."""
     path = Path(name)
     if path.is_file():
         if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEOS.keys():
@@ -221,7 +221,7 @@ def _enhance_images(
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[_T], _R], items: Iterable[_T], depth: int
 ) -> Iterator[tuple[_T, Future[_R]]]:
-    """Each item, in order, and what the function makes of it, begun up to ``depth`` items before it is asked for."""
+    """Yield each item, in order, and the future of its result, begun up to ``depth`` items before it is asked for."""
     begun: deque[tuple[_T, Future[_R]]] = deque()
     for item in items:
         begun.append((item, pool.submit(function, item)))
@@ -231,7 +231,7 @@ def _ahead(
 
 
 def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[Tensor], None]] | None:
-    """The pixels (1,3,H,W) and what saves such pixels as ``target``; None if that is there and to be left."""
+    """Return the pixels (1,3,H,W) and a function that saves such pixels as ``target``; None if it is there already."""
     with PIL.Image.open(source) as file:
         if resume and _is_whole_image(target, file.size):
             return None

@@ -26,8 +26,10 @@ from glare.transform import GLAREEnhance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for what went wrong (told on stderr), 2 for wrong
-    usage, 130 where it was stopped by the keyboard."""
+    """Run a command and return its exit code.
+
+    That is 0, 1 for an error (told on stderr), 2 for wrong usage, or 130 for a stop from the keyboard.
+    """
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
@@ -108,7 +110,7 @@ def _tile(text: str) -> Literal["auto"] | int | None:
 
 
 def run_enhance(args: argparse.Namespace) -> int:
-    """Enhance files; what could not be read is listed at the end."""
+    """Enhance files, and list at the end those that could not be read."""
     jobs = find_jobs(args.input, args.output)
     enhance = GLAREEnhance(
         args.weights,
@@ -176,7 +178,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint, plain or under one name such as ``params``; runs no code from it."""
+    """Read the tensors of a checkpoint, plain or under one name such as ``params``, without running code from it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

@@ -1,7 +1,7 @@
 """Stage I: a codebook of normal-light features, learned by a VQGAN (GLARE, section 3.1).
 
-An image is encoded to a latent at a quarter of its size or less, each position of which is replaced by the nearest of
-the codes; the decoder turns the codes back into an image. The decoder's features are what stage III borrows.
+The encoder turns an image into a latent at a quarter of its size or less. The nearest of the codes replaces each
+position of the latent, and the decoder turns the codes back into an image. Stage III borrows the decoder's features.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def nearest(self, latent: Tensor) -> Tensor:
-        """Index of the nearest code (L2) for each position: (B,C,H,W) -> (B,H,W), int64.
+        """Return the index of the nearest code (L2) for each position: (B,C,H,W) -> (B,H,W), int64.
 
-        Searched in float32, whatever the autocast, and in chunks: the memory does not grow with codes × positions.
+        The search is in float32, whatever the autocast, and in chunks: the memory does not grow with codes × positions.
         """
         codes = self.embedding.weight.float()
         flat = latent.float().movedim(1, -1).reshape(-1, codes.shape[1])
@@ -45,17 +45,17 @@ class Quantizer(nn.Module):
         return torch.cat(indices).view(latent.shape[0], *latent.shape[2:])
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """The codes at ``indices``: (B,H,W) -> (B,C,H,W)."""
+        """Return the codes at ``indices``: (B,H,W) -> (B,C,H,W)."""
         return F.embedding(indices, self.embedding.weight).movedim(-1, 1)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """``latent`` (B,C,H,W) -> the codes (B,C,H,W), whose gradient passes straight to it, and indices (B,H,W)."""
+        """Return the codes of a latent (B,C,H,W), with a gradient straight to it, and the indices (B,H,W)."""
         indices = self.nearest(latent)
         codes = self.lookup(indices).to(latent.dtype)
         return latent + (codes - latent).detach(), indices
 
     def loss(self, latent: Tensor, indices: Tensor) -> Tensor:
-        """The codebook loss 0.25·‖sg(z_q) − z‖² + ‖z_q − sg(z)‖² (means), a scalar."""
+        """Return the codebook loss 0.25·‖sg(z_q) − z‖² + ‖z_q − sg(z)‖² (means), a scalar."""
         codes = self.lookup(indices).to(latent.dtype)
         return 0.25 * F.mse_loss(latent, codes.detach()) + F.mse_loss(codes, latent.detach())
 
@@ -76,26 +76,26 @@ class Codebook(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] -> latent (B,C,h,w), not quantised: the target of the flow."""
+        """Encode images (B,3,H,W) in [0,1] to a latent (B,C,h,w), not quantised: the target of the flow."""
         return self.quant_conv(self.encoder(image)[0])  # type: ignore[no-any-return]
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent (B,C,H,W) -> codes (B,C,H,W), indices (B,H,W) and the codebook loss: see `Quantizer`."""
+        """Return the codes (B,C,H,W) of a latent (B,C,H,W), their indices (B,H,W) and the codebook loss."""
         codes, indices = self.quantizer(latent)
         return codes, indices, self.quantizer.loss(latent, indices)
 
     def codes(self, latent: Tensor) -> Tensor:
-        """Latent (B,C,H,W), quantised here -> what the decoder starts from, of the same shape."""
+        """Quantise a latent (B,C,H,W) and return the input of the decoder, of the same shape."""
         return self.post_quant_conv(self.quantizer(latent)[0])  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Latent (B,C,h,w), quantised here -> image (B,3,H,W), not clamped, and the features at full and 1/2 size."""
+        """Quantise and decode a latent (B,C,h,w): image (B,3,H,W), not clamped, and features at full and 1/2 size."""
         half = self.decoder.to_half(self.decoder.to_quarter(self.codes(latent)))
         full = self.decoder.to_full(half)
         return self.decoder.image(full), (full, half)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B,C,h,w), as `quantize` gives them -> image (B,3,H,W), not clamped."""
+        """Decode codes (B,C,h,w), as `quantize` gives them, to an image (B,3,H,W), not clamped."""
         return self.decoder(self.post_quant_conv(codes))  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Stage II: the conditional encoder, which tells the flow and stage III what the low-light image shows (section 3.2).
 
-It turns the image into a feature that drives the flow, into the mean of the flow's base distribution, and into the
-features that stage III takes the input's detail from.
+The encoder turns the image into a feature that drives the flow, into the mean of the flow's base distribution, and into
+the features that stage III takes the input's detail from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glare.layers import Encoder
 
 
 class Condition(NamedTuple):
-    """What the conditional encoder sees in a low-light image (B,3,H,W)."""
+    """Features of a low-light image (B,3,H,W), as the conditional encoder makes them."""
 
     feature: Tensor  #: drives the flow, (B,F,h,w) in (0,1), of the latent's size
     mean: Tensor  #: mean of the base distribution, (B,C,h,w)
@@ -37,11 +37,11 @@ class ConditionalEncoder(nn.Module):
         self.mean = nn.Conv2d(config.latent_channels, config.latent_channels, 3, padding=1)
 
     def forward(self, low: Tensor) -> Condition:
-        """(B,3,H,W) in [0,1], multiples of `GLAREConfig.stride` -> `Condition`."""
+        """Encode images (B,3,H,W) in [0,1], their sides multiples of `GLAREConfig.stride`."""
         seen = log_input(low)
         latent, skips = self.encoder(seen)
         return Condition(*self.heads(latent), (seen, *skips) if self.detail else skips)
 
     def heads(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's latent (B,C,h,w) -> the feature and the mean of a `Condition`."""
+        """Return the feature and the mean of a `Condition` from the encoder's latent (B,C,h,w)."""
         return torch.sigmoid(self.feature(latent)), self.mean(latent)

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GLAREConfig:
-    """The shape of a GLARE model; everything a checkpoint needs to be rebuilt.
+    """The shape of a GLARE model: all that is needed to rebuild it for its weights.
 
     Resolutions are those of the network's grid: with ``stem`` 1 a position of it is a pixel, with ``stem`` 2 a square
     of 2×2 pixels.
@@ -129,7 +129,7 @@ class GLAREConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels a side of one position of the latent, of which an image's sides are multiples inside the network."""
+        """Side in pixels of one position of the latent; inside the network an image's sides are multiples of it."""
         return 4 * self.stem
 
     @property
@@ -147,12 +147,12 @@ class GLAREConfig:
             raise ValueError(f"Expected a preset out of {sorted(PRESETS)} but got {name!r}.") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GLAREConfig:
-        """The inverse of `to_dict`; unknown names are an error, missing ones take their default."""
+        """Undo `to_dict`; an unknown name is an error, a missing one takes its default."""
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"Unknown entries in the configuration: {unknown}. Known are {sorted(known)}.")

@@ -1,4 +1,4 @@
-"""How close restored images come to their references, beside the simplest alternatives, and what each stage does."""
+"""Distance of restored images from their references, beside simple alternatives and the stages on their own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FIGURES = ("PSNR", "SSIM", "PSNR GT-mean", "SSIM GT-mean")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_pairs` found.
+    """Result of `evaluate_pairs`.
 
     Attributes:
         methods: a row per method, its mean over all pairs by the names in `FIGURES`.
         images: the same figures of the model for each pair, by the name of the low-light file.
-        stages: what the first two stages do, by name: see `stages_on`.
+        stages: figures of the first two stages, by name: see `stages_on`.
     """
 
     methods: dict[str, dict[str, float]]
@@ -37,7 +37,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate_pairs(model: GLARE, pairs: Path) -> Evaluation:
-    """PSNR (dB) and SSIM of the untouched image, gamma 0.45 and ``model`` on the LOL-style pairs in a folder.
+    """Measure PSNR (dB) and SSIM of the untouched image, gamma 0.45 and ``model`` on the LOL-style pairs in a folder.
 
     Every method's result is clamped and rounded to 8 bits, as it would be stored. The figures with GT-mean come
     after the plain ones and never alone: see `glare.metrics.gt_mean`.
@@ -79,7 +79,7 @@ def evaluate_pairs(model: GLARE, pairs: Path) -> Evaluation:
 
 @torch.inference_mode()
 def stages_on(model: GLARE, low: Tensor, high: Tensor) -> tuple[dict[str, float], set[int]]:
-    """What stages I and II do on a pair (1,3,H,W), cut to what the network takes.
+    """Measure stages I and II on a pair (1,3,H,W), cut to sides that the network takes.
 
     Returns:
         the PSNR (dB) of the codebook's reconstruction of the reference; bits per latent pixel; how often the flow's

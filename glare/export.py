@@ -1,8 +1,8 @@
 """The network as an ONNX file, for runtimes without Python.
 
 The graph is the arithmetic of `GLARE.forward` on RGB images of any size, cut to [0,1] as `GLAREEnhance` does. Some
-parts are written in another form, because ONNX has no word for them or because they run in a number of pieces that
-hangs on the size: the padding, the pooling onto a grid, the search for the nearest code, the inverse of the flow.
+parts are written in another form, because ONNX has no word for them or because the number of their pieces depends on
+the size: the padding, the pooling onto a grid, the search for the nearest code, the inverse of the flow.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Network(nn.Module):
                         module.half()
 
     def forward(self, low: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] -> (B,3,H,W) in [0,1]."""
+        """Enhance (B,3,H,W) in [0,1]."""
         model = self.model
         height, width = low.shape[2:]
         stride = model.config.stride
@@ -133,7 +133,7 @@ class _Network(nn.Module):
 
 
 def _mirrored(size: int, multiple: int) -> Tensor:
-    """Indices of a row of ``size`` pixels, mirrored at its end up to a multiple of a number."""
+    """Return indices of a row of ``size`` pixels, mirrored at its end up to a multiple of a number."""
     last = size - 1
     return last - (last - torch.arange((size + multiple - 1) // multiple * multiple)).abs()
 
@@ -149,7 +149,7 @@ class _FlowInverse(nn.Module):
             self.register_buffer(f"matrix{i}", matrix[:, :, None, None])
 
     def forward(self, v: Tensor, feature: Tensor) -> Tensor:
-        """(B,C,h,w) and the condition (B,F,h,w) -> the latent (B,C,h,w)."""
+        """Carry (B,C,h,w) to the latent (B,C,h,w), under the condition (B,F,h,w)."""
         with torch.autocast("cpu", enabled=False):
             for i in reversed(range(len(self.steps))):
                 step = cast(FlowStep, self.steps[i])
@@ -160,14 +160,14 @@ class _FlowInverse(nn.Module):
 
 
 class _Attention(nn.Module):
-    """`Attention` onto a grid by two averaging matrices, which are made from the size that comes."""
+    """`Attention` onto a grid by two averaging matrices, made from the size of the input."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W)."""
+        """Attend on a map (B,C,H,W)."""
         layer, (b, c, height, width) = self.attention, x.shape
         h = layer.norm(x)
         context, seen = h, None
@@ -181,7 +181,7 @@ class _Attention(nn.Module):
 
 
 def _averages(size: int, grid: int) -> tuple[Tensor, Tensor]:
-    """`adaptive_avg_pool1d` from ``size`` to min(size, grid) as a matrix (grid, size), and which of its rows count."""
+    """Return `adaptive_avg_pool1d` from ``size`` to min(size, grid) as a matrix (grid, size), and its rows in use."""
     cell, pixel = torch.arange(grid)[:, None], torch.arange(size)
     cells = torch.clamp(pixel[-1] + 1, max=grid)
     start = cell * size // cells
@@ -191,14 +191,14 @@ def _averages(size: int, grid: int) -> tuple[Tensor, Tensor]:
 
 
 class _Quantizer(nn.Module):
-    """`Quantizer` in blocks of codes, whose number does not hang on the size of the image."""
+    """`Quantizer` in blocks of codes, the number of which does not depend on the size of the image."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.codes = quantizer.embedding.weight
 
     def forward(self, latent: Tensor) -> tuple[Tensor, None]:
-        """(B,C,H,W) -> the codes (B,C,H,W), with nothing where `Quantizer` has indices."""
+        """Return the codes (B,C,H,W) of a latent (B,C,H,W), and None where `Quantizer` has indices."""
         with torch.autocast("cpu", enabled=False):
             flat = latent.float().movedim(1, -1)
             least = index = None
@@ -215,7 +215,7 @@ class _Quantizer(nn.Module):
 
 
 def _upsample(upsample: Upsample) -> nn.ConvTranspose2d:
-    """`Upsample` as the one transposed convolution that it is: see there; the kernel is summed beforehand."""
+    """Return `Upsample` as one transposed convolution, its kernel summed beforehand."""
     weight = upsample.conv.weight
     as_one = nn.ConvTranspose2d(weight.shape[1], weight.shape[0], 4, stride=2, padding=1)
     taps = weight.flip(2, 3).reshape(-1, 1, 3, 3)

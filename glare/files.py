@@ -1,4 +1,4 @@
-"""Files: which are images, how one is written so that no half file is left, and what tells one from another."""
+"""Files: the endings of images, writing without leaving a half file, and the digest."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ The conditional encoder (`glare.condition`) turns the low-light image into a fea
 mean of the flow's Gaussian base distribution. Forward, the flow carries the latent of the normal-light image to that
 Gaussian (training); backward, it carries the mean to where normal-light latents live (use).
 
-The steps are those of Glow (Kingma & Dhariwal, 2018) with the conditional affine couplings of SRFlow (Lugmayr et
-al., ECCV 2020). What takes the condition (`Coupling`, `FlowStep`, `Flow`) returns, forward and inverse, the result
-and the log-determinant of its Jacobian, per sample (B,); the two cancel. That of an `ActNorm` or an `InvertibleConv`
-depends on its weights alone: ``log_det`` tells it.
+The steps are those of Glow (Kingma & Dhariwal, 2018) with the conditional affine couplings of SRFlow (Lugmayr et al.,
+ECCV 2020). `Coupling`, `FlowStep` and `Flow` return, forward and inverse, the result and the log-determinant of its
+Jacobian, per sample (B,); the two log-determinants cancel. `ActNorm` and `InvertibleConv` return the result alone:
+their log-determinant depends on their weights and is told by ``log_det``.
 """
 
 from __future__ import annotations
@@ -40,44 +40,44 @@ class ActNorm(nn.Module):
         self.start_from_data = False
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
+        """Return the log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
         return self.logs.sum().view(1) * (x.shape[2] * x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W)."""
+        """Transform (B,C,H,W)."""
         if self.start_from_data:
             self._start(x)
         return (x + self.bias) * self.logs.exp()
 
     def inverse(self, v: Tensor) -> Tensor:
-        """The inverse of `forward`."""
+        """Undo `forward`."""
         return v * torch.exp(-self.logs) - self.bias
 
 
 class InvertibleConv(nn.Module):
-    """1×1 convolution with a plain square matrix, a rotation at the start (Glow)."""
+    """1×1 convolution with a plain square matrix, which starts as a rotation (Glow)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0].contiguous())
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
+        """Return the log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
         log_det: Tensor = torch.linalg.slogdet(self.weight)[1]
         return log_det.view(1) * (x.shape[2] * x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W)."""
+        """Transform (B,C,H,W)."""
         return F.conv2d(x, self.weight[:, :, None, None])
 
     def inverse(self, v: Tensor) -> Tensor:
-        """The inverse of `forward`; the matrix is inverted in float64."""
+        """Undo `forward`; the matrix is inverted in float64."""
         matrix = torch.linalg.inv(self.weight.double()).to(v.dtype)
         return F.conv2d(v, matrix[:, :, None, None])
 
 
 class CouplingNetwork(nn.Module):
-    """3×3 conv, actnorm, ReLU, 1×1 conv, actnorm, ReLU, 3×3 conv: what an affine map's shift and scale come from."""
+    """3×3 conv, actnorm, ReLU, 1×1 conv, actnorm, ReLU, 3×3 conv: the shift and scale of an affine map."""
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int, scale_floor: float) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class CouplingNetwork(nn.Module):
         self.logs = nn.Parameter(torch.zeros(2 * out_channels, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,in,H,W) -> shift and scale, each (B,out,H,W); the scale lies in (floor, 1+floor)."""
+        """Return shift and scale, each (B,out,H,W), for (B,in,H,W); the scale lies in (floor, 1+floor)."""
         h = F.relu(self.norm1(self.conv1(x)))
         h = F.relu(self.norm2(self.conv2(h)))
         h = self.conv3(h) * torch.exp(3.0 * self.logs)
@@ -112,7 +112,7 @@ class Coupling(nn.Module):
         self.affine = CouplingNetwork(self.split + given, hidden, channels - self.split, floor)
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,C,H,W) and condition (B,F,H,W) -> result and log-determinant (B,)."""
+        """Return the result for (B,C,H,W) under the condition (B,F,H,W), and the log-determinant (B,)."""
         shift, scale = self.injector(feature)
         z = (z + shift) * scale
         z1, z2 = z[:, : self.split], z[:, self.split :]
@@ -121,7 +121,7 @@ class Coupling(nn.Module):
         return torch.cat((z1, (z2 + shift2) * scale2), 1), log_det
 
     def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `forward`."""
+        """Undo `forward`."""
         z1, v2 = v[:, : self.split], v[:, self.split :]
         shift2, scale2 = self.affine(torch.cat((z1, feature), 1))
         shift, scale = self.injector(feature)
@@ -139,7 +139,7 @@ class FlowStep(nn.Module):
         self.coupling = None if plain else Coupling(config)
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,C,H,W) and condition -> result and log-determinant (B,)."""
+        """Return the result for (B,C,H,W) under the condition (B,F,H,W), and the log-determinant (B,)."""
         z = self.invconv(self.actnorm(z))
         log_det = (self.actnorm.log_det(z) + self.invconv.log_det(z)).expand(len(z))
         if self.coupling is not None:
@@ -148,7 +148,7 @@ class FlowStep(nn.Module):
         return z, log_det
 
     def inverse(self, v: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `forward`."""
+        """Undo `forward`."""
         log_det = -(self.actnorm.log_det(v) + self.invconv.log_det(v)).expand(len(v))
         if self.coupling is not None:
             v, coupling_log_det = self.coupling.inverse(v, feature)
@@ -159,7 +159,7 @@ class FlowStep(nn.Module):
 class Flow(nn.Module):
     """The latent normalizing flow: all steps at the latent's resolution, under one condition.
 
-    It computes in float32 (or float64) whatever the autocast: errors in a chain of inverses add up.
+    The flow computes in float32 (or float64) whatever the autocast, because errors in a chain of inverses add up.
     """
 
     def __init__(self, config: GLAREConfig) -> None:
@@ -218,6 +218,6 @@ def _in_full_precision(
 
 
 def negative_log_likelihood(v: Tensor, mean: Tensor, log_det: Tensor) -> Tensor:
-    """Bits per latent pixel under the base distribution N(mean, 1): (B,C,h,w), (B,C,h,w), (B,) -> (B,)."""
+    """Return bits per latent pixel under the base distribution N(mean, 1): (B,C,h,w), (B,C,h,w), (B,) -> (B,)."""
     log_p = -0.5 * ((v - mean).square() + math.log(2.0 * math.pi)).sum((1, 2, 3))
     return -(log_det + log_p) / (math.log(2.0) * v.shape[2] * v.shape[3])

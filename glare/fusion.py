@@ -1,8 +1,8 @@
 """Stage III: adaptive feature transformation (GLARE, section 3.3).
 
-A second decoder turns the flow's latent into the image. At 1/2 and at full resolution it mixes in the conditional
-encoder's features, which hold the input's detail (adaptive mix-up); at these or at the latent's it adds the codebook
-decoder's features, warped to where they fit (a deformable convolution).
+A second decoder turns the flow's latent into the image. At 1/2 and at full resolution the decoder mixes in the
+conditional encoder's features, which hold the input's detail (adaptive mix-up). At these resolutions or at the latent's
+it adds the codebook decoder's features, warped to where they fit (a deformable convolution).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MixUp(nn.Module):
         self.theta = nn.Parameter(torch.tensor([start]))
 
     def forward(self, skip: Tensor, h: Tensor, fidelity: float) -> Tensor:
-        """Two (B,C,H,W) -> (B,C,H,W)."""
+        """Mix two maps (B,C,H,W)."""
         share = (fidelity * torch.sigmoid(self.theta)).clamp(max=1.0)
         return share * skip + (1.0 - share) * h
 
@@ -59,26 +59,26 @@ class Warp(nn.Module):
         return self.convolve(self.source(code), *self.guidance(code, target))
 
     def source(self, code: Tensor) -> Tensor:
-        """What is sampled: ``code`` (B,C,H,W), reduced, in float32."""
+        """Return the map that is sampled: ``code`` (B,C,H,W), reduced, in float32."""
         # torchvision has no deformable convolution in bfloat16 on the CPU.
         return cast(Tensor, self.reduce(code)).to(self.weight.dtype)
 
     def guidance(self, code: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Where and how much is sampled: offsets (B,18·groups,H,W) in positions and masks (B,9·groups,H,W)."""
+        """Return where and how much is sampled: offsets (B,18·groups,H,W) in positions and masks (B,9·groups,H,W)."""
         raw: Tensor = self.offsets(self.guide(torch.cat((code, target), 1)))
         offset, mask = torch.split(raw.to(self.weight.dtype), [self.groups * 18, self.groups * 9], 1)
         # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
         return torch.nan_to_num(offset), torch.sigmoid(mask)
 
     def gain(self, warped: Tensor, target: Tensor) -> Tensor:
-        """What brings ``warped`` to the mean of ``target``, both (B,C,H,W): (B,1,1,1)."""
+        """Return the factor (B,1,1,1) that brings ``warped`` to the mean of ``target``, both (B,C,H,W)."""
         # Per image, not per batch: the result for one image must not depend on its neighbours.
         return target.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True)
 
     def convolve(
         self, source: Tensor, offset: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """The deformable convolution, of a part of the map if need be: an offset may reach from there to any place.
+        """Convolve the map, or a part of it; an offset may reach from the part to any place.
 
         Args:
             source: the whole map (B,C,H,W).
@@ -99,7 +99,7 @@ class Warp(nn.Module):
 def _sampled_convolution(
     code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """`sample_and_convolve` in strips of rows.
+    """Compute `sample_and_convolve` in strips of rows.
 
     On a CPU torchvision's kernel takes 3.5 times as long, and its gradient, on one core, a quarter of a training step.
     """
@@ -124,7 +124,7 @@ def _sampled_convolution(
 def sample_and_convolve(
     code: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, corner: tuple[int, int]
 ) -> Tensor:
-    """`deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution; for the arguments see `Warp.convolve`."""
+    """Compute `deform_conv2d` for 3×3 kernels by `grid_sample` and a 1×1 convolution, see `Warp.convolve`."""
     b, c, height, width = code.shape
     rows, columns = offset.shape[2:]
     groups, (top, left) = mask.shape[1] // 9, corner
@@ -144,7 +144,7 @@ def sample_and_convolve(
 
 
 class Detail(nn.Module):
-    """The last mix-up, at the image's own size: of what the decoder made and of the input, both in few channels."""
+    """The last mix-up, at the image's own size: the decoder's image and the input, both in few channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Detail(nn.Module):
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, seen: Tensor, fidelity: float) -> Tensor:
-        """The decoder's image (B,3,H,W) and the input's logarithm (B,3,H,W) -> the image (B,3,H,W)."""
+        """Mix the decoder's image (B,3,H,W) and the input's logarithm (B,3,H,W) to the image (B,3,H,W)."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.of_part(image, seen, fidelity)
         # In strips of rows, which stay in a core's cache: whole maps at this size would be the peak of the memory.
@@ -174,7 +174,7 @@ class Detail(nn.Module):
         return torch.cat(strips, 2) if len(strips) > 1 else strips[0]
 
     def of_part(self, image: Tensor, seen: Tensor, fidelity: float) -> Tensor:
-        """`forward` in one piece."""
+        """Do what `forward` does in one piece."""
         # Brought to about [-0.7, 1], so that the zeros around it are a middle tone and not white.
         h = self.mix(self.of_input(seen / 4.0 + 1.0), self.of_image(image), fidelity)
         h = self.conv(F.silu(h, inplace=True))
@@ -235,7 +235,7 @@ class Fusion(nn.Module):
         return image if self.detail is None else self.detail(image, skips.pop(), fidelity)
 
     def _warped(self, level: str, h: Tensor, code: Tensor | None) -> Tensor:
-        """``h`` and, where the level has a warp, what that makes of ``code``."""
+        """Return ``h``, plus the warped ``code`` where the level has a warp."""
         if level not in self.warp:
             return h
         warp = cast(Warp, self.warp[level])

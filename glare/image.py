@@ -1,4 +1,4 @@
-"""Images as the network wants them, and back to what came."""
+"""Images of any kind as the batches that the network takes, and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OVERSHOOT = 0.1
 
 
 def as_batch(image: Image) -> tuple[Tensor, Callable[[Tensor], Image]]:
-    """See any image as a batch of RGB images, and remember what it was.
+    """Return any image as a batch of RGB images, and a function that undoes it.
 
     Args:
         image: a PIL image of mode RGB, RGBA, L or P; an (H,W,3) array, uint8 or float; or a (...,3,H,W)
@@ -30,8 +30,8 @@ def as_batch(image: Image) -> tuple[Tensor, Callable[[Tensor], Image]]:
 
     Returns:
         The pixels, (B,3,H,W) in the image's own dtype and device, and the function that turns such a batch
-        back into the kind of image that came: L is the luma of the result, P is quantised to a new palette of
-        at most 256 colours, alpha is the alpha that came.
+        back into an image of the same kind: L is the luma of the result, P is quantised to a new palette of
+        at most 256 colours, alpha is unchanged.
 
     Raises:
         TypeError: if it is none of these, or holds other numbers than uint8 or floats.
@@ -70,20 +70,20 @@ def as_batch(image: Image) -> tuple[Tensor, Callable[[Tensor], Image]]:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """Pixels of any image dtype as float32 in [0,1]; the overshoot that `as_batch` lets pass is cut."""
+    """Convert pixels of any image dtype to float32 in [0,1]; the overshoot that `as_batch` lets pass is cut."""
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255.0
     return pixels.float().clamp(0.0, 1.0)
 
 
 def from_float(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `to_float`: values are cut to [0,1] and, for uint8, rounded to the nearest level."""
+    """Undo `to_float`: values are cut to [0,1] and, for uint8, rounded to the nearest level."""
     pixels = pixels.clamp(0.0, 1.0)
     return (pixels * 255.0).round().to(dtype) if dtype == torch.uint8 else pixels.to(dtype)
 
 
 def log_input(image: Tensor) -> Tensor:
-    """What the conditional encoder sees: log(x + 0.001), any shape, for x in [0,1] within [-6.91, 0.001]."""
+    """Return the input of the conditional encoder: log(x + 0.001), any shape, for x in [0,1] within [-6.91, 0.001]."""
     return torch.log(torch.clamp(image + 1e-3, min=1e-3))
 
 

@@ -1,4 +1,4 @@
-"""What the three stages share: residual block, attention, up- and downsampling, Encoder, Decoder.
+"""Layers that the three stages share: residual block, attention, up- and downsampling, Encoder, Decoder.
 
 The layers are those of the VQGAN (Esser et al., "Taming Transformers", CVPR 2021) with two downsamplings, which
 GLARE uses for the codebook, for the conditional encoder and for the second decoder.
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,in,H,W) -> (B,out,H,W)."""
+        """Map (B,in,H,W) to (B,out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = self.norm2(h)  # lets go of what the first convolution made, before the second needs room
         h = self.conv2(F.silu(h, inplace=True))
@@ -63,19 +63,19 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W)."""
+        """Attend on a map (B,C,H,W)."""
         h = self.norm(x)
         return x + self.attend(h, self.pooled(h))
 
     def pooled(self, h: Tensor) -> Tensor:
-        """What keys and values are made from: a map (B,C,H,W), averaged onto the grid where there is one."""
+        """Return the map that keys and values are made from: (B,C,H,W), averaged onto the grid where there is one."""
         height, width = h.shape[2:]
         if self.grid is None or (height <= self.grid and width <= self.grid):
             return h
         return F.adaptive_avg_pool2d(h, (min(height, self.grid), min(width, self.grid)))
 
     def attend(self, h: Tensor, context: Tensor) -> Tensor:
-        """What is added to a map whose norm is ``h`` (B,C,H,W), or to a part of it; ``context`` is pooled."""
+        """Return the update of a map whose norm is ``h`` (B,C,H,W), or of a part of the map; ``context`` is pooled."""
         b, c, height, width = h.shape
         # (B,1,N,C): one head; the fused kernels never hold the N×N map.
         q, k, v = (
@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The values (B,1,M,C), weighted by how well their keys (B,1,M,C) fit each query (B,1,N,C)."""
+        """Average the values (B,1,M,C), weighted by how well their keys (B,1,M,C) fit each query (B,1,N,C)."""
         if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.is_grad_enabled():
             return F.scaled_dot_product_attention(q, k, v)
         # Where a CPU has AVX512-BF16, torch's kernel is no faster in bfloat16 than in float32, but products of matrices
@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
 
 def fold(image: Tensor, stem: int) -> Tensor:
-    """Squares of ``stem`` × ``stem`` pixels as channels: (B,3,H,W) -> (B,3·stem²,H/stem,W/stem)."""
+    """Turn squares of ``stem`` × ``stem`` pixels into channels: (B,3,H,W) -> (B,3·stem²,H/stem,W/stem)."""
     if stem == 1:
         return image
     # Convolutions of few channels spend half their time on changing the order of any other format.
@@ -105,7 +105,7 @@ def fold(image: Tensor, stem: int) -> Tensor:
 
 
 def unfold(folded: Tensor, stem: int) -> Tensor:
-    """The inverse of `fold`."""
+    """Undo `fold`."""
     return folded if stem == 1 else F.pixel_shuffle(folded, stem)
 
 
@@ -117,7 +117,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H/2,W/2)."""
+        """Map (B,C,H,W) to (B,C,H/2,W/2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
 
 
@@ -129,7 +129,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,in,H,W) -> (B,out,2H,2W)."""
+        """Map (B,in,H,W) to (B,out,2H,2W)."""
         if torch.is_grad_enabled():
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
         # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
@@ -157,14 +157,14 @@ class Level(nn.Module):
         )
 
     def __iter__(self) -> Iterator[nn.Module]:
-        """Blocks and attentions, in the order of their use."""
+        """Yield blocks and attentions, in the order of their use."""
         for i, block in enumerate(self.blocks):
             yield block
             if self.attentions:
                 yield self.attentions[i]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,in,H,W) -> (B,out,H,W)."""
+        """Map (B,in,H,W) to (B,out,H,W)."""
         for layer in self:
             x = layer(x)
         return x
@@ -182,7 +182,7 @@ class Middle(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Image -> latent at a quarter of the grid's size, and the skip features at 1/1 and 1/2 (see `GLAREConfig`)."""
+    """Encoder of an image to a latent at a quarter of the grid's size, with skip features at 1/1 and 1/2 of it."""
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
@@ -200,19 +200,19 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(w2, config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B,3,H,W), multiples of `GLAREConfig.stride` -> (B,latent,h,w) and the features at full and 1/2 size."""
+        """Encode (B,3,H,W), multiples of `GLAREConfig.stride`: (B,latent,h,w) and the features at full and 1/2 size."""
         full = self.level0(self.conv_in(fold(x, self.stem)))
         half = self.level1(self.down0(full))
         return self.to_latent(half), (full, half)
 
     def to_latent(self, half: Tensor) -> Tensor:
-        """Features at 1/2 size -> latent."""
+        """Encode features at 1/2 size to the latent."""
         h = self.middle(self.level2(self.down1(half)))
         return self.conv_out(F.silu(self.norm_out(h), inplace=True))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """Latent -> features at 1/4, at 1/2, at full size -> image, in four calls: others look in between."""
+    """Decoder of a latent to an image, in four calls, since stage III uses the features in between."""
 
     def __init__(self, config: GLAREConfig) -> None:
         super().__init__()
@@ -231,21 +231,21 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(w0, 3 * config.stem**2, 3, padding=1)
 
     def to_quarter(self, latent: Tensor) -> Tensor:
-        """Latent (B,latent,h,w) -> features of its size (B,C,h,w)."""
+        """Decode a latent (B,latent,h,w) to features of its size (B,C,h,w)."""
         return self.level2(self.middle(self.conv_in(latent)))  # type: ignore[no-any-return]
 
     def to_half(self, quarter: Tensor) -> Tensor:
-        """Features of the latent's size (B,C,h,w) -> of twice that (B,C',2h,2w), before upsampling."""
+        """Decode features of the latent's size (B,C,h,w) to features of twice that size (B,C',2h,2w)."""
         return self.level1(self.up1(quarter))  # type: ignore[no-any-return]
 
     def to_full(self, half: Tensor) -> Tensor:
-        """Features at 1/2 size -> features at full size."""
+        """Decode features at 1/2 size to features at full size."""
         return self.level0(self.up0(half))  # type: ignore[no-any-return]
 
     def image(self, full: Tensor) -> Tensor:
-        """The last convolution: features at full size (B,C,H,W) -> (B,3,H·stem,W·stem), not clamped."""
+        """Turn features at full size (B,C,H,W) into an image (B,3,H·stem,W·stem), not clamped."""
         return unfold(self.conv_out(F.silu(self.norm_out(full), inplace=True)), self.stem)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Latent (B,latent,h,w) -> image (B,3,H,W), not clamped."""
+        """Decode a latent (B,latent,h,w) to an image (B,3,H,W), not clamped."""
         return self.image(self.to_full(self.to_half(self.to_quarter(latent))))

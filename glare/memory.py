@@ -1,4 +1,4 @@
-"""Memory: how much of it an image takes, how much there is, and giving it back."""
+"""Memory: how much an image takes, how much is available, and giving it back to the system."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _C = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def bytes_per_pixel(config: GLAREConfig) -> int:
-    """Memory in float32 of an image that is computed whole, measured with the presets on a CPU."""
+    """Return the memory in float32 that a pixel of a whole image takes, as measured with the presets on a CPU."""
     return (75 if 0 in config.warp_levels else 45) * config.channels // config.stem**2
 
 
 def available(device: torch.device) -> int:
-    """Bytes that an image may take."""
+    """Return how many bytes an image may take."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
@@ -30,7 +30,7 @@ def available(device: torch.device) -> int:
 
 
 def main_memory() -> int:
-    """Bytes of main memory that are available, within a container's limit; a small machine's where nobody tells."""
+    """Return the bytes of main memory that are available, within a container's limit; 8 GiB where nothing tells."""
     known = []
     with contextlib.suppress(OSError, ValueError):
         known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))  # "max" where there is no limit
@@ -41,10 +41,10 @@ def main_memory() -> int:
 
 
 def give_back() -> None:
-    """Give the system back the memory that is free, where the C library is glibc.
+    """Give free memory back to the system, where the C library is glibc.
 
-    Blocks of ever other sizes leave holes between what stays in use, which glibc keeps: at times 2 GB at 3000×4000
-    pixels, and 0.8 GB over 128 photographs of about 640×480.
+    glibc keeps the holes that blocks of changing sizes leave between blocks in use: at times 2 GB at 3000×4000 pixels,
+    and 0.8 GB over 128 photographs of about 640×480.
     """
     if trim := getattr(_C, "malloc_trim", None):
         trim(0)

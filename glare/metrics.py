@@ -1,4 +1,4 @@
-"""How close an image is to its reference: PSNR, SSIM and LPIPS, batched and differentiable.
+"""Distance of an image from its reference: PSNR, SSIM and LPIPS, batched and differentiable.
 
 PSNR and SSIM are computed in float64 whatever comes, so that images of 8 bits, given as float32, have scikit-image's
 figures to 1e-6. `glare.niqe` is for images without a reference.
@@ -19,7 +19,7 @@ SMALLEST_LPIPS = 31
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image, for values in [0,1]: (B,C,H,W) twice -> (B,) float64.
+    """Return the peak signal-to-noise ratio in dB per image, for values in [0,1]: (B,C,H,W) twice -> (B,) float64.
 
     Infinite for equal images.
 
@@ -34,7 +34,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity per image (Wang et al., 2004), for values in [0,1]: (B,C,H,W) twice -> (B,) float64.
+    """Return the structural similarity per image (Wang et al., 2004), values in [0,1]: (B,C,H,W) twice -> (B,) float64.
 
     Gaussian window of 11 pixels and σ 1.5, population covariance, mean over the valid area and the channels.
 
@@ -50,9 +50,9 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim_maps(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """The two factors of SSIM at every valid position: contrast-structure and luminance, (B,C,H-10,W-10) each.
+    """Return the two factors of SSIM at each valid position: contrast-structure and luminance, (B,C,H-10,W-10) each.
 
-    In the precision that comes; in float32 an image's mean is off by up to about 1e-5.
+    They are computed in the precision of the input; in float32 an image's mean is off by up to about 1e-5.
     """
     _check(image, reference, WINDOW)
     x = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
@@ -131,7 +131,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] twice -> (B,), 0 for equal images.
+        """Return the distance (B,) of two batches (B,3,H,W) in [0,1], 0 for equal images.
 
         Raises:
             ValueError: if the shapes differ or an image is smaller than 31×31, which leaves AlexNet nothing to see.
@@ -142,7 +142,7 @@ class LPIPS(nn.Module):
 
 
 def _exact(image: Tensor) -> Tensor:
-    """``image`` in float64, or in float32 where the device knows no other (Apple's)."""
+    """Convert an image to float64, or to float32 where the device has no float64 (Apple's)."""
     return image.to(torch.float32 if image.device.type == "mps" else torch.float64)
 
 

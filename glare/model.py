@@ -79,34 +79,34 @@ class GLARE(nn.Module):
         return lines
 
     def pad(self, low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """(B,3,H,W) -> the same with sides that the network takes, and what cuts a result to (...,H,W)."""
+        """Pad images (B,3,H,W) to sides that the network takes; return also the function that cuts a result back."""
         stride = self.config.stride
         # A latent of a single position is refused by GroupNorm.
         return pad(low, stride if min(low.shape[2:]) > stride else 2 * stride)
 
     def cut(self, *images: Tensor) -> list[Tensor]:
-        """Images of one size (B,3,H,W), cut at the right and the bottom to sides that the network's parts take."""
+        """Cut images of one size (B,3,H,W) at the right and the bottom to sides that the network's parts take."""
         stride = self.config.stride
         height, width = (side // stride * stride for side in images[0].shape[2:])
         return [image[..., :height, :width] for image in images]
 
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
-        """Stage II: (B,3,H,W), multiples of the stride -> the normal-light latent (B,C,h,w) and the condition."""
+        """Run stage II on (B,3,H,W), multiples of the stride: the normal-light latent (B,C,h,w) and the condition."""
         # Convolutions of few channels spend half their time on changing the order of any other format.
         condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
         return self.invert(condition.feature, condition.mean), condition
 
     def invert(self, feature: Tensor, mean: Tensor) -> Tensor:
-        """The latent (B,C,h,w) to which the flow, under the feature (B,F,h,w), carries the mean."""
+        """Return the latent (B,C,h,w) to which the flow, under the feature (B,F,h,w), carries the mean."""
         return self.bounded(self.flow.inverse(mean, feature)[0])
 
     def bounded(self, latent: Tensor) -> Tensor:
-        """A latent of the flow, kept within ± `GLAREConfig.latent_limit`."""
+        """Keep a latent of the flow within ± `GLAREConfig.latent_limit`."""
         limit = self.config.latent_limit
         return latent if limit is None else latent.clamp(-limit, limit)
 
     def code_features(self, latent: Tensor) -> list[Tensor | None]:
-        """The codebook decoder's features of a latent (B,C,h,w), at full, 1/2 and 1/4 size where a warp wants them."""
+        """Return the codebook decoder's features of a latent (B,C,h,w) that warps use, at full, 1/2 and 1/4 size."""
         decoder, wanted = self.codebook.decoder, self.config.warp_levels
         features: list[Tensor | None] = [None, None, None]
         h = self.codebook.codes(latent)

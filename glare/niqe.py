@@ -1,4 +1,4 @@
-"""NIQE: how natural an image looks by the statistics of its grain and edges, without a reference.
+"""NIQE: the naturalness of an image by the statistics of its grain and edges, without a reference.
 
 Mittal, Soundararajan and Bovik, "Making a 'Completely Blind' Image Quality Analyzer", IEEE Signal Processing Letters
 2013. The formula is theirs. The model of natural photographs, with which an image is compared, is ours: fitted by
@@ -64,9 +64,9 @@ class NIQE(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] -> (B,) float64, 0 or more; NaN for an image of which less than two blocks have grain.
+        """Return the figure of each image: (B,3,H,W) in [0,1] -> (B,) float64; NaN if less than two blocks have grain.
 
-        What a multiple of 96 pixels leaves at the right and the bottom is not seen.
+        The rest at the right and the bottom, beyond a multiple of 96 pixels, is ignored.
 
         Raises:
             ValueError: if the shape is another or the image holds less than two blocks of 96×96.
@@ -84,7 +84,7 @@ class NIQE(nn.Module):
 
 
 def block_features(image: Tensor) -> tuple[Tensor, Tensor]:
-    """What NIQE knows of each block of 96×96: (B,3,H,W) in [0,1] -> features (B,N,36), sharpness (B,N), float64.
+    """Return what NIQE knows of each block of 96×96: (B,3,H,W) in [0,1] -> features (B,N,36), sharpness (B,N), float64.
 
     The sharpness is the mean local deviation of the luma, in grey levels of 255. The features of a block in which
     nothing varies, a clipped sky say, are not finite.
@@ -110,7 +110,7 @@ def block_features(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalise(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """The MSCN coefficients, mean subtracted and contrast normalised, and the local deviation: (B,1,H,W) each."""
+    """Return the MSCN coefficients (mean subtracted, contrast normalised) and the local deviation: (B,1,H,W) each."""
     x = torch.arange(WINDOW, dtype=grey.dtype, device=grey.device) - WINDOW // 2
     window = torch.exp(-0.5 * (x / SIGMA).square())
     window = window / window.sum()
@@ -125,13 +125,13 @@ def _normalise(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(image: Tensor, side: int) -> Tensor:
-    """(B,1,H,W) -> its blocks, (B,N,side,side), row by row."""
+    """Cut (B,1,H,W) into blocks, (B,N,side,side), row by row."""
     blocks = image[:, 0].unfold(1, side, side).unfold(2, side, side)
     return blocks.flatten(1, 2)
 
 
 def _features(block: Tensor) -> Tensor:
-    """The 18 features of each block of MSCN coefficients, of themselves and of neighbours' products: (...,18)."""
+    """Return the 18 features of each block of MSCN coefficients and of their neighbours' products: (...,18)."""
     shape, left, right = _fit(block)
     features = [shape, (left + right) / 2]
     neighbours = (

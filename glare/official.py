@@ -1,4 +1,4 @@
-"""The official checkpoints of GLARE as a model of this package: their names and ours, their widths and ours."""
+"""The official checkpoints of GLARE as a model of this package: names, widths and shapes translated."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _our_name(official: str, parts: tuple[tuple[str, str], ...]) -> str:
 
 
 def official_names(netg: Mapping[str, Tensor], vqgan: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
-    """Our name -> (``"netg"`` or ``"vqgan"``, official name) for every key that the network uses."""
+    """Map our name to (``"netg"`` or ``"vqgan"``, official name) for every key that the network uses."""
     sources = (("netg", netg, _NETG_PARTS, _NETG_DEAD), ("vqgan", vqgan, _VQGAN_PARTS, _VQGAN_DEAD))
     return {
         _our_name(key, parts): (source, key)
@@ -80,7 +80,7 @@ def official_names(netg: Mapping[str, Tensor], vqgan: Mapping[str, Tensor]) -> d
 
 
 def from_official(netg: Mapping[str, Tensor], vqgan: Mapping[str, Tensor]) -> GLARE:
-    """The model of the official checkpoints, widths inferred from the shapes.
+    """Build the model of the official checkpoints, with widths inferred from the shapes.
 
     Args:
         netg: ``state_dict`` of the official stage-3 network (``RRDB.*``, ``flowUpsamplerNet.*``,

@@ -3,13 +3,13 @@
 `Tiling` chooses; `enhance_tiled` gives the whole image's result from a few maps and one tile of what lies between them.
 
 Tiles that are enhanced one by one differ in tone: every GroupNorm, the attention and the mean ratio of a warp look at
-the whole image. A pass at low resolution would not tell what they see: it averages the noise away, and errors of one
-norm grow in the next forty. So the network is computed convolution by convolution: what goes into one and comes out
-is held whole, and its means are those of the whole; what lies between is held for one tile at a time. What comes out
-is the result without tiles, to rounding.
+the whole image. A pass at low resolution would not give their statistics: it averages the noise away, and errors of one
+norm grow in the next forty. So the network is computed convolution by convolution. The maps between two convolutions
+are held whole, and so are their means; whatever lies within a convolution is held for one tile at a time. The result is
+that without tiles, to rounding.
 
-Full attention alone (``attention_grid=None``) stays within overlapping windows with a blend: its cost would grow with
-the square of the pixels.
+Full attention (``attention_grid=None``) is the exception: it stays within overlapping windows with a blend, because its
+cost would grow with the square of the pixels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CPU_WHOLE_VALUES = 2**24
 
 
 class Tiling:
-    """Whether images are computed whole or in tiles.
+    """Choice between computing images whole and in tiles.
 
     Args:
         tile: ``None``: always whole. A number T, at least 32: about T·T pixels at once. ``"auto"``: as memory allows,
@@ -71,7 +71,7 @@ class Tiling:
         self._limit: int | None = None  # pixels at once, since more of them did not fit
 
     def check_whole(self, pixels: Tensor) -> None:
-        """Refuse (B,3,H,W) of which a gradient is asked for if its images are to be cut: that takes them whole."""
+        """Raise ValueError if images (B,3,H,W) would be cut: a gradient takes them whole."""
         height, width = pixels.shape[2:]
         if isinstance(self.tile, int) and height * width > self.tile**2:
             raise ValueError(
@@ -80,9 +80,9 @@ class Tiling:
             )
 
     def enhance(self, model: GLARE, pixels: Tensor, fidelity: float) -> Tensor:
-        """`GLARE.forward` without gradient, of as many images, or of as large tiles, at once as memory allows.
+        """Compute `GLARE.forward` without gradient, on as many images, or tiles as large, at once as memory allows.
 
-        Once more in smaller pieces where a GPU's memory is exceeded. No image depends on its neighbours.
+        Where a GPU's memory is exceeded, smaller pieces follow. No image depends on its neighbours.
 
         Args:
             model: the network.
@@ -124,7 +124,7 @@ class Tiling:
         return torch.cat(results)
 
     def _room(self, model: GLARE, device: torch.device) -> tuple[float, float]:
-        """Pixels that may go through the network at once, and in a tile."""
+        """Return how many pixels may go through the network at once, and in a tile."""
         if self.tile is None:
             return math.inf, math.inf
         room: float
@@ -143,7 +143,7 @@ class Tiling:
 
 
 def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -> Tensor:
-    """`GLARE.forward` in little memory: what it gives, to rounding, where attention is pooled onto a grid.
+    """Compute `GLARE.forward` in little memory; the same to rounding where attention is pooled onto a grid.
 
     Memory still grows with the pixels, with `glare-tiny` by 290 bytes for each of them, not 450 (docs/speed.md).
 
@@ -166,7 +166,7 @@ def enhance_tiled(model: GLARE, low: Tensor, tile: int, fidelity: float = 1.0) -
 
 
 def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tensor:
-    """What `GLARE.forward` computes, of (1,3,H,W) with sides that are multiples of the stride."""
+    """Compute `GLARE.forward` on (1,3,H,W), its sides multiples of the stride."""
     encoder, codebook, fusion = model.condition.encoder, model.codebook.decoder, model.fusion
     pixels, low = low, fold(low, encoder.stem)
     tiles = _Tiles(low.shape[2], low.shape[3], tile // encoder.stem)
@@ -223,7 +223,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
 
 
 class _Span(NamedTuple):
-    """One side of a tile in positions of the grid: what it sees, and within that what is its own."""
+    """One side of a tile in positions of the grid: the part it sees, ``first`` to ``last``, and its own within that."""
 
     first: int
     start: int
@@ -232,7 +232,7 @@ class _Span(NamedTuple):
 
 
 def spans(length: int, tile: int, halo: int) -> list[_Span]:
-    """Tiles of about the same length on a side of ``length`` positions, at most ``tile`` and up to the next 4."""
+    """Divide ``length`` positions into tiles of about the same length, at most ``tile`` and up to the next 4."""
     count = math.ceil(length / tile)
     step = 4 * math.ceil(length / count / 4)
     cuts = [*range(0, length, step), length]
@@ -240,7 +240,7 @@ def spans(length: int, tile: int, halo: int) -> list[_Span]:
 
 
 class _Tiles:
-    """A grid of ``height`` × ``width`` positions in tiles, of which one at a time is computed.
+    """A grid of ``height`` × ``width`` positions, computed one tile at a time.
 
     Maps are (1,C,h,w) at 1/1, 1/2 or 1/4 of the grid's size.
     """
@@ -249,7 +249,7 @@ class _Tiles:
         self.height, self.width, self.tile = height, width, tile
 
     def through(self, layers: Iterable[nn.Module], x: Tensor, *before: nn.Module) -> Tensor:
-        """Residual blocks of one width and attentions, behind ``before``; without that, ``x`` is overwritten."""
+        """Apply residual blocks of one width and attentions, after ``before``; without that, ``x`` is overwritten."""
         h: Tensor | None = None  # one map for all blocks: memory that is new costs the system's time
         for layer in layers:
             if isinstance(layer, Attention):
@@ -270,7 +270,7 @@ class _Tiles:
         return x
 
     def attended(self, attention: Attention, x: Tensor) -> Tensor:
-        """An attention, in the place of ``x``."""
+        """Apply an attention; ``x`` is overwritten."""
         normalised = self.norm(attention.norm, x)
         if attention.grid is None:
             return x.add_(_in_windows(attention, normalised(x), self.tile // 4))
@@ -278,7 +278,7 @@ class _Tiles:
         return self.run(lambda x: x + attention.attend(normalised(x), context), x, reach=0, into=x)
 
     def warped(self, warp: Warp, code: Tensor, h: Tensor) -> Tensor:
-        """``h`` and what a warp makes of ``code``."""
+        """Return the sum of ``h`` and the warped ``code``."""
         source = warp.source(code)  # whole: an offset may point anywhere
 
         def of_tile(code: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ class _Tiles:
     def convolved(
         self, norm: Norm, conv: nn.Module, x: Tensor, *before: nn.Module, into: Tensor | None = None
     ) -> Tensor:
-        """Norm, swish and a convolution of the map ``before(x)``."""
+        """Apply norm, swish and a convolution to the map ``before(x)``."""
         start = nn.Sequential(*before)
         normalised = self.norm(norm, x, *before)
         return self.run(
@@ -300,7 +300,7 @@ class _Tiles:
         )
 
     def norm(self, norm: Norm, x: Tensor, *before: nn.Module) -> Callable[[Tensor], Tensor]:
-        """``norm`` for tiles of the map ``before(x)``, by the statistics of the whole map."""
+        """Return ``norm`` as a function of tiles of the map ``before(x)``, with the statistics of the whole map."""
         sums = []
         for *_, piece in self._pieces(nn.Sequential(*before), (x,), 1 if before else 0):
             sums.append(_sums(norm, piece))
@@ -316,14 +316,14 @@ class _Tiles:
     def run(
         self, function: Callable[..., Tensor], *maps: Tensor, reach: int = 1, into: Tensor | None = None
     ) -> Tensor:
-        """A map: what ``function`` makes of others.
+        """Compute a map as a function of other maps.
 
         Args:
             function: parts of ``maps`` -> the same part of the result, which may be of another size.
-            maps: what it looks at.
+            maps: its arguments.
             reach: how far it looks, in positions of the coarsest of ``maps``: two 3×3 convolutions look 2 far. Even
                 where the result is of half the size, as tiles must not begin within one of its positions.
-            into: a map of the result's size in the place of which it comes.
+            into: a map of the result's size that the result overwrites.
         """
         for rows, columns, step, piece in self._pieces(function, maps, reach):
             if into is None:
@@ -341,7 +341,7 @@ class _Tiles:
     def _pieces(
         self, function: Callable[..., Tensor], maps: Sequence[Tensor], reach: int
     ) -> Iterator[tuple[_Span, _Span, int, Tensor]]:
-        """The rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
+        """Yield the rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
         coarsest = max(self.height // m.shape[2] for m in maps)
         halo = reach * coarsest
         # Twice as many pixels at 1/4 of the size, where they hold fewer values. As whole rows, which lie side by side
@@ -364,7 +364,7 @@ class _Tiles:
 
 
 def _sums(norm: Norm, x: Tensor) -> Tensor:
-    """Of a map (1,C,h,w), for each group of a norm: how many pixels, and the sums of their value and square, (3,G)."""
+    """Return number, sum and sum of squares of the values in each group of a norm, on a map (1,C,h,w): (3,G)."""
     pixels = x.shape[2] * x.shape[3]
     # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
     _, mean, rstd = torch.native_group_norm(
@@ -375,19 +375,19 @@ def _sums(norm: Norm, x: Tensor) -> Tensor:
 
 
 def _cut(x: Tensor, step: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """The part of a map at 1/step of the image's size that lies in these rows and columns of the image."""
+    """Return the part of a map at 1/step of the image's size that lies in these rows and columns of the image."""
     return x[:, :, rows[0] // step : rows[1] // step, columns[0] // step : columns[1] // step]
 
 
 def _positions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each position of a map (B,C,H,W), as maps (1,1,H,W) that take no memory."""
+    """Return row and column of each position of a map (B,C,H,W), as maps (1,1,H,W) that take no memory."""
     height, width = x.shape[2:]
     rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
     return rows.expand(1, 1, height, width), columns.expand(1, 1, height, width)
 
 
 def _in_windows(attention: Attention, h: Tensor, side: int) -> Tensor:
-    """`Attention.attend` within overlapping windows of ``side`` positions a side, with a blend."""
+    """Compute `Attention.attend` within overlapping windows of ``side`` positions a side, with a blend."""
     result = torch.zeros_like(h)
     for (top, row_weights), (left, column_weights) in itertools.product(
         *(windows(length, side) for length in h.shape[2:])
@@ -399,7 +399,7 @@ def _in_windows(attention: Attention, h: Tensor, side: int) -> Tensor:
 
 
 def windows(length: int, side: int) -> list[tuple[int, Tensor]]:
-    """Windows of ``side`` that overlap by a quarter at least: where each starts, and its weights in a blend (side,).
+    """Return windows of ``side`` that overlap by a quarter at least: their starts, and weights in a blend (side,).
 
     The weights that meet in a position add up to 1.
     """

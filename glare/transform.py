@@ -1,4 +1,4 @@
-"""GLARE as a torchvision transform: put it in front of whatever looks at images."""
+"""GLARE as a torchvision transform, to put in front of anything that looks at images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from glare.tiled import Tiling
 
 
 def _is_image(inpt: Any) -> bool:
-    """Whether this is an image or, for plain tensors and arrays, has the form of one."""
+    """Tell whether this is an image or, for plain tensors and arrays, has the form of one."""
     if isinstance(inpt, np.ndarray):
         return inpt.ndim == 3 and inpt.shape[2] == 3 and inpt.dtype.kind in "fu"
     if is_pure_tensor(inpt):
@@ -148,7 +148,7 @@ class GLAREEnhance(v2.Transform):
 
     @property
     def model(self) -> GLARE:
-        """The network, read from its file if this is the first use; frozen, see `GLARE.optimize`."""
+        """The network, read from its file at the first use, and frozen (see `GLARE.optimize`) unless ``trainable``."""
         if self.trainable:
             return self.network
         if self.weights is not None and not self._frozen:
@@ -168,7 +168,7 @@ class GLAREEnhance(v2.Transform):
         raise TypeError(f"Expected a PIL image, an array or a tensor, or a sample with one, but got {types}.")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Which of the plain tensors and arrays is the image: the first, or none beside an explicit image."""
+        """Choose the image among plain tensors and arrays: the first, or none beside an explicit image."""
         plain = [inpt for inpt in flat_inputs if isinstance(inpt, np.ndarray) or is_pure_tensor(inpt)]
         return {"image": plain[0] if plain and len(plain) == len(flat_inputs) else None}
 
@@ -180,7 +180,7 @@ class GLAREEnhance(v2.Transform):
         return restore(self._enhance(pixels))
 
     def _enhance(self, pixels: Tensor) -> Tensor:
-        """(B,3,H,W) uint8 or float -> the same, enhanced."""
+        """Enhance (B,3,H,W), uint8 or float."""
         # Weights made or moved in inference mode, where detectors predict, could never see a gradient.
         with torch.inference_mode(False):
             model = self.model
@@ -207,11 +207,11 @@ class GLAREEnhance(v2.Transform):
         return self
 
     def extra_repr(self) -> str:
-        """The arguments."""
+        """Return the arguments as text."""
         weights = "GLARE(...)" if self.weights is None else repr(str(self.weights))
         names = ("fidelity", "device", "dtype", "tile", "trainable")
         return ", ".join([weights, *(f"{name}={getattr(self, name)!r}" for name in names)])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the frozen weights, where they can be read again by their name."""
+        """Return the state without the frozen weights, where they can be read again by their name."""
         return {**self.__dict__, "_frozen": self._frozen if self.weights is None else []}

@@ -1,4 +1,4 @@
-"""Weights: by name, folder, file or hub id; always safetensors, always strict.
+"""Weights: loaded by name, folder, file or hub id, and saved; always safetensors, always strict.
 
 A set of weights is a folder with ``model.safetensors``, whose header holds the configuration and how it was trained,
 as JSON, and ``README.md``, the model card. Sets that come with the package lie in ``glare/pretrained``.
@@ -38,7 +38,7 @@ def available() -> list[str]:
 
 
 def find(name: str | Path) -> Path:
-    """The safetensors file that ``name`` stands for.
+    """Return the safetensors file that ``name`` stands for.
 
     Args:
         name: a name out of `available`, a folder that holds ``model.safetensors``, a ``.safetensors`` file, or a
@@ -112,7 +112,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def history(name: str | Path) -> list[dict[str, Any]]:
-    """How a set of weights was trained: an entry for each stage, in order, as `glare.training.loop` wrote it.
+    """Return how a set of weights was trained: an entry for each stage, in order, as `glare.training.loop` wrote it.
 
     Raises:
         FileNotFoundError: see `find`.
@@ -127,7 +127,7 @@ def history(name: str | Path) -> list[dict[str, Any]]:
 
 
 def check_whole(name: str | Path) -> None:
-    """Refuse weights that do not enhance yet: of which training tells stages I or II, and nothing of III.
+    """Raise ValueError for weights that do not enhance yet: those trained in stages I or II alone.
 
     Raises:
         FileNotFoundError: see `find`.
@@ -142,7 +142,7 @@ def check_whole(name: str | Path) -> None:
 
 
 def terms(name: str | Path) -> str | None:
-    """The licence that the head of a set's model card names, as on the Hugging Face Hub; None if no card tells."""
+    """Return the licence that the head of a set's model card names, as on the Hugging Face Hub; None without one."""
     card = find(name).with_name(CARD)
     if card.is_file():
         for line in card.read_text(encoding="utf-8").splitlines():
@@ -153,9 +153,9 @@ def terms(name: str | Path) -> str | None:
 
 
 def trained_on(name: str | Path) -> list[str]:
-    """Fingerprints of the pairs that a set of weights was trained on, for `glare.data.overlap.find_overlaps`.
+    """Return fingerprints of the pairs that a set of weights was trained on, for `glare.data.overlap.find_overlaps`.
 
-    Empty if the file tells none: it was trained on no pairs, or before they were kept.
+    The list is empty for weights that were trained on no pairs, or before fingerprints were kept.
     """
     return [line for entry in history(name) for line in entry.get("hashes", ())]
 

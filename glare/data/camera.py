@@ -38,19 +38,19 @@ class Draw:
     generator: torch.Generator | None
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Between two numbers."""
+        """Draw a number between two."""
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
     def log_uniform(self, low: float, high: float) -> float:
-        """Between two numbers, any two of the same ratio as likely."""
+        """Draw a number between two, log-uniform."""
         return float(low * (high / low) ** self.uniform())
 
     def chance(self, share: float) -> bool:
-        """True in this share of the cases."""
+        """Return True in this share of the cases."""
         return self.uniform() < share
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers."""
+        """Draw standard normal numbers."""
         return torch.randn(shape, generator=self.generator)
 
 
@@ -127,7 +127,7 @@ def _blurred(light: Tensor, draw: Draw) -> Tensor:
 
 
 def _developed(light: Tensor, quiet: bool, draw: Draw) -> Tensor:
-    """What a camera makes of linear light (3,H,W): sRGB, not clamped."""
+    """Develop linear light (3,H,W) as a camera does: sRGB, not clamped."""
     gains = torch.tensor([draw.uniform(1.2, 2.4), 1.0, draw.uniform(1.4, 2.4)]).view(3, 1, 1)
     red = (int(draw.chance(0.5)), int(draw.chance(0.5)))
     raw = mosaic((light / gains).clamp(max=1.0), red)
@@ -152,7 +152,7 @@ def _developed(light: Tensor, quiet: bool, draw: Draw) -> Tensor:
 
 
 def mosaic(light: Tensor, red: tuple[int, int]) -> Tensor:
-    """What a sensor under a Bayer filter sees of (3,H,W): (H,W), red at rows and columns of the parities ``red``."""
+    """Return the mosaic (H,W) of an image (3,H,W) under a Bayer filter, red at rows and columns of parities ``red``."""
     row, column = red
     raw = light[1].clone()
     raw[row::2, column::2] = light[0, row::2, column::2]
@@ -161,7 +161,7 @@ def mosaic(light: Tensor, red: tuple[int, int]) -> Tensor:
 
 
 def demosaic(raw: Tensor, red: tuple[int, int], smooth: bool = False) -> Tensor:
-    """All three colours at each position of a mosaic (H,W) -> (3,H,W), by Malvar, He and Cutler.
+    """Interpolate all three colours at each position of a mosaic: (H,W) -> (3,H,W), by Malvar, He and Cutler.
 
     Args:
         raw: see `mosaic`.
@@ -188,7 +188,7 @@ def demosaic(raw: Tensor, red: tuple[int, int], smooth: bool = False) -> Tensor:
 
 
 def denoise(image: Tensor, strength: float, radius: int) -> Tensor:
-    """A camera's denoiser on (3,H,W): a guided filter (He et al., "Guided image filtering", ECCV 2010).
+    """Denoise (3,H,W) as a camera does: a guided filter (He et al., "Guided image filtering", ECCV 2010).
 
     Brightness is its own guide; colour, of which more is taken away, is guided by that.
 
@@ -216,7 +216,7 @@ def _guided(image: Tensor, guide: Tensor, radius: int, floor: Tensor) -> Tensor:
 
 
 def _box(image: Tensor, radius: int) -> Tensor:
-    """Mean over the square of a radius, at the border over what of it lies within."""
+    """Return the mean over the square of a radius, at the border over the part of it that lies within."""
     # By a summed-area table, a tenth of the time of `F.avg_pool2d`.
     sums = image.double()
     for dim in (1, 2):

@@ -1,4 +1,4 @@
-"""Which test images a model has seen in training: by what is on them, and by name.
+"""Test images that a model has seen in training, found by what they show and by name.
 
 Weights carry a fingerprint of each reference image they were trained on (`glare.weights.trained_on`), so nobody needs
 the training images to ask. A fingerprint is 64 bits: the signs of the 64 lowest frequencies of a square's luma, the
@@ -56,18 +56,18 @@ class Overlap:
 
     @property
     def by(self) -> Literal["picture", "name"]:
-        """How it was found; a name alone proves nothing where images are called by numbers."""
+        """Say how the overlap was found; a name alone proves nothing where images are called by numbers."""
         return "picture" if self.bits <= NEAR else "name"
 
 
 def fingerprint(image: Tensor) -> str:
-    """The fingerprint of a training image, (3,H,W) uint8 or float: 16 hexadecimal digits for its central square."""
+    """Return the fingerprint of an image, (3,H,W) uint8 or float: 16 hexadecimal digits of its central square."""
     squares = _fingerprints(image)
     return np.packbits(squares[len(squares) // 2].numpy()).tobytes().hex()
 
 
 def fingerprints(files: Iterable[Path]) -> list[str]:
-    """A line for each training image, its `fingerprint` and its name without folder: ``c3a90f... 17.png``.
+    """Return a line for each training image: its `fingerprint` and its name without folder: ``c3a90f... 17.png``.
 
     Raises:
         ValueError: naming the file, if one cannot be decoded.
@@ -76,7 +76,7 @@ def fingerprints(files: Iterable[Path]) -> list[str]:
 
 
 def find_overlaps(files: Sequence[Path], trained: Sequence[str]) -> list[Overlap]:
-    """The test images that were trained on, each with the training image that is nearest to it.
+    """Return the test images that were trained on, each with the training image that is nearest to it.
 
     Args:
         files: test images, the references of pairs or what there is.
@@ -111,7 +111,7 @@ def find_overlaps(files: Sequence[Path], trained: Sequence[str]) -> list[Overlap
 
 
 def _fingerprints(image: Tensor) -> Tensor:
-    """The bits of every square along the longer side, in steps of 1/32 of the shorter: (N,64) bool."""
+    """Return the bits of every square along the longer side, in steps of 1/32 of the shorter: (N,64) bool."""
     grey = (image.float() * image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)).sum(0)
     shorter = min(grey.shape)
     size = [max(SIDE, round(side * SIDE / shorter)) for side in grey.shape]

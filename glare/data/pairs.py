@@ -28,7 +28,7 @@ DECODED_BYTES = 2**30
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files below ``folder``, sorted by name.
+    """Return the image files below ``folder``, sorted by name.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -40,7 +40,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
-    """Low and normal-light files of a set of pairs, matched by name without suffix (``low001`` and ``normal001`` too).
+    """Return low and normal-light files of a set of pairs, matched by name without suffix (also ``low1``, ``normal1``).
 
     Raises:
         FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
@@ -54,7 +54,7 @@ def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
 
 
 def match_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """The sound pairs of `list_pairs`, and a line for whatever else there is: training stops at it, a test goes on.
+    """Return the sound pairs of `list_pairs`, and a line for each fault: training stops at faults, a test goes on.
 
     Raises:
         FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
@@ -79,7 +79,7 @@ def match_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
 
 
 def pair_folders(root: str | Path) -> tuple[str, str] | None:
-    """The names in `PAIR_FOLDERS` that ``root`` has folders of, or None."""
+    """Return the names in `PAIR_FOLDERS` that ``root`` has folders of, or None."""
     for names in PAIR_FOLDERS:
         if all((Path(root) / name).is_dir() for name in names):
             return names
@@ -87,7 +87,7 @@ def pair_folders(root: str | Path) -> tuple[str, str] | None:
 
 
 def _by_name(folder: Path) -> dict[Path, list[Path]]:
-    """The images below a folder by what they are matched by."""
+    """Return the images below a folder by the name that matches them."""
     files: dict[Path, list[Path]] = {}
     for path in list_images(folder):
         stem = path.stem.removeprefix("low").removeprefix("normal")
@@ -96,7 +96,7 @@ def _by_name(folder: Path) -> dict[Path, list[Path]]:
 
 
 def same_size(pair: tuple[Path, Path], problems: list[str]) -> bool:
-    """Whether two images can be read, as far as their headers go, and measure the same; if not, a line says why."""
+    """Tell whether two images have readable headers and the same size; if not, add a line to ``problems``."""
     sizes = [_size(path, problems) for path in pair]
     if None not in sizes and sizes[0] != sizes[1]:
         problems.append(f"{pair[0]} and {pair[1]} differ in size: {sizes[0]}, {sizes[1]}")
@@ -104,7 +104,7 @@ def same_size(pair: tuple[Path, Path], problems: list[str]) -> bool:
 
 
 def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
-    """Width and height from the file's header, or None and a line in ``problems``."""
+    """Return width and height from the file's header, or None after adding a line to ``problems``."""
     try:
         with PIL.Image.open(path) as image:
             return image.size
@@ -116,7 +116,7 @@ def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
 
 
 def read(path: str | Path) -> Tensor:
-    """An image file as uint8 RGB, (3,H,W); 16-bit files are rounded to 8.
+    """Read an image file as uint8 RGB, (3,H,W); 16-bit files are rounded to 8.
 
     Raises:
         ValueError: naming the file, if it cannot be decoded.
@@ -132,7 +132,7 @@ def read(path: str | Path) -> Tensor:
 
 
 def read_pair(files: tuple[Path, Path], device: torch.device) -> tuple[Tensor, Tensor]:
-    """A pair out of `list_pairs`, whole: low and normal-light image, (1,3,H,W) float in [0,1]."""
+    """Read a pair out of `list_pairs`: low and normal-light image, (1,3,H,W) float in [0,1]."""
     low, high = (to_float(read(file).to(device)[None]) for file in files)
     return low, high
 
@@ -184,13 +184,13 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         return self.length
 
     def of_side(self, crop: int) -> Crops:
-        """The same with crops of another side in pixels."""
+        """Return the same data with crops of another side in pixels."""
         other = copy.copy(self)
         other.crop = crop
         return other
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """What crop ``index`` is cut from: the two files of a pair, or a photograph."""
+        """Return the files that crop ``index`` is cut from: the two of a pair, or a photograph."""
         return self._files(generator_for(self.seed, index))
 
     def _files(self, generator: torch.Generator) -> tuple[Path, ...]:

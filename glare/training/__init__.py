@@ -1,1 +1,1 @@
-"""Training of the three stages: what each optimises, and one loop for all of them."""
+"""Training of the three stages: the loss of each, and one loop for all of them."""

@@ -1,4 +1,4 @@
-"""The model card of a set of weights, from what was measured and what its file says of its training."""
+"""The model card of a set of weights, from its figures and the history of its training."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as ``args`` say."""
+    """Train by the arguments of the command line."""
     import torch
 
     from glare import weights
@@ -163,17 +163,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(path: Path) -> str:
-    """A path as others may read it: without where it lies on this machine."""
+    """Return a path without the place of this machine that it lies in."""
     return path.name if path.is_absolute() else "/".join(part for part in path.parts if part != "..")
 
 
 def _name(path: Path) -> str:
-    """The name of a data set: the last two parts of its path."""
+    """Return the name of a data set: the last two parts of its path."""
     return "/".join(Path(_path(path)).parts[-2:])
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The arguments that make a difference, with the data sets' names for their paths."""
+    """Return the command with the arguments that make a difference, and the data sets' names for their paths."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     launcher = f"torchrun --nproc-per-node {processes} -m glare train" if processes > 1 else "glare train"
     words = [launcher, args.stage]

@@ -30,18 +30,18 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, 1, 4, 1, 1))
 
     def own_loss(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Hinge loss of the discriminator, a scalar; (B,3,H,W) twice, no gradient reaches ``image``."""
+        """Return the hinge loss of the discriminator, a scalar, for (B,3,H,W) twice; no gradient reaches ``image``."""
         return 0.5 * (F.relu(1.0 - self(reference)).mean() + F.relu(1.0 + self(image.detach())).mean())
 
     def loss_for(self, image: Tensor) -> Tensor:
-        """What the generator is to lower, a scalar; no gradient reaches the discriminator's parameters."""
+        """Return the generator's loss, a scalar; no gradient reaches the discriminator's parameters."""
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         verdict: Tensor = functional_call(self, fixed, image)
         return -verdict.mean()
 
 
 def adaptive_weight(restoration: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
-    """‖∇ restoration‖ / ‖∇ adversarial‖ at the decoder's last weight: both pull equally hard. A scalar, at most 1e4."""
+    """Return ‖∇ restoration‖ / ‖∇ adversarial‖ at the decoder's last weight, a scalar of at most 1e4."""
     wanted, unwanted = (
         torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm()
         for loss in (restoration, adversarial)

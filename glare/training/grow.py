@@ -16,7 +16,7 @@ from glare.model import GLARE
 
 @torch.no_grad()
 def grow(model: GLARE, config: GLAREConfig) -> GLARE:
-    """A model of ``config`` that computes what ``model`` does: the blocks it has more start as identities.
+    """Return a model of ``config`` that computes what ``model`` does: additional blocks start as identities.
 
     Chen et al., "Net2Net: Accelerating learning via knowledge transfer", ICLR 2016.
 

@@ -41,7 +41,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to train.
+    """Length and manner of a training.
 
     Args:
         out: folder of the run; what is there already is resumed.
@@ -92,7 +92,7 @@ class _Shard(Sampler[int]):
 
 
 class Average:
-    """Exponential moving average of the parameters that move; what is validated and kept."""
+    """Exponential moving average of the trained parameters, which is validated and kept."""
 
     def __init__(self, parameters: Sequence[Tensor], decay: float = 0.998) -> None:
         self.parameters, self.decay = list(parameters), decay
@@ -161,7 +161,7 @@ class Run:
         self.bar = tqdm(initial=self.step, total=settings.steps, desc=self.out.name, disable=not self.main)
 
     def to_its_end(self) -> Path:
-        """Train until steps or minutes are spent; the folder of the weights to keep."""
+        """Train until steps or minutes are spent, and return the folder of the weights to keep."""
         settings, accelerator = self.settings, self.accelerator
         for low, high, indices in self._batches():
             done = self.progress()
@@ -192,15 +192,15 @@ class Run:
         return self.out / ("best" if (self.out / "best").exists() else "last")
 
     def crops_per_step(self, batch: int | None = None) -> int:
-        """Of all processes together."""
+        """Return how many crops all processes together take in a step."""
         return (batch or self.settings.batch) * int(self.accelerator.num_processes)
 
     def seconds(self) -> float:
-        """Of training, over all resumptions."""
+        """Return the seconds of training, over all resumptions."""
         return self.elapsed + time.monotonic() - self.began
 
     def progress(self) -> float:
-        """What is spent of the steps or of the minutes, whichever is more: 1 is the end."""
+        """Return the share of the steps, or of the minutes, that is spent, whichever is more: 1 is the end."""
         limit = self.settings.max_minutes
         by_time = self.seconds() / (60.0 * limit) if limit else 0.0
         # By the clock of the main process: all must take the same learning rate and stop at the same step.
@@ -208,7 +208,7 @@ class Run:
         return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, range]]:
-        """Low and normal-light crops (B,3,crop,crop) of this process and their indices, from the step on."""
+        """Yield low and normal-light crops (B,3,crop,crop) of this process and their indices, from the step on."""
         while (done := self.progress()) < 1.0:
             last = self.settings.last_crop if done >= LAST else None
             data, batch = self.data, self.settings.batch
@@ -236,7 +236,7 @@ class Run:
                     break
 
     def _update(self, low: Tensor, high: Tensor, indices: range) -> dict[str, Tensor]:
-        """One step of the optimiser on a batch (B,3,crop,crop) twice; scalars to log."""
+        """Take a step of the optimiser on a batch (B,3,crop,crop) twice, and return scalars to log."""
         accelerator, settings = self.accelerator, self.settings
         torch.manual_seed(hash((settings.seed, self.step, accelerator.process_index)))
         random.seed(f"{settings.seed} {self.step}")  # of what all processes draw alike
@@ -299,7 +299,7 @@ class Run:
         self.last_validation = time.monotonic()
 
     def _this_run(self) -> dict[str, Any]:
-        """What a run is told by from others."""
+        """Return what tells a run from others."""
         return {"stage": self.settings.name, "config": self.stage.model.config.to_dict()}
 
     def _resume(self) -> None:
@@ -344,7 +344,7 @@ def _hardware(accelerator: Accelerator) -> str:
 
 @torch.inference_mode()
 def validate(stage: Stage, val: Path, dtype: torch.dtype) -> dict[str, float]:
-    """Mean of the stage's figures over the pairs in ``val``, whole images (cut to what the network takes)."""
+    """Return the means of the stage's figures over the pairs in ``val``, cut to sides that the network takes."""
     device = next(stage.parameters()).device
     rows = []
     for files in list_pairs(val):
@@ -356,7 +356,7 @@ def validate(stage: Stage, val: Path, dtype: torch.dtype) -> dict[str, float]:
 
 @torch.inference_mode()
 def _write_sheet(stage: Stage, val: Path, path: Path) -> None:
-    """A row for each of the first pairs: input, what the stage makes of it, reference."""
+    """Write a picture with a row for each of the first pairs: input, the stage's pictures, reference."""
     device = next(stage.parameters()).device
     rows: list[list[Tensor]] = []
     for files in list_pairs(val)[:SHOWN]:
@@ -370,7 +370,7 @@ def _write_sheet(stage: Stage, val: Path, path: Path) -> None:
 
 @torch.no_grad()
 def _bad_layer(stage: Stage, low: Tensor, high: Tensor) -> str:
-    """Name of the first module whose output is not finite, or ``loss`` where all are."""
+    """Return the name of the first module whose output is not finite, or ``loss`` where all are."""
     bad: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -390,7 +390,7 @@ def _bad_layer(stage: Stage, low: Tensor, high: Tensor) -> str:
 
 
 class _Log:
-    """JSON lines and TensorBoard."""
+    """Log as JSON lines and for TensorBoard."""
 
     def __init__(self, out: Path, active: bool) -> None:
         self.active = active

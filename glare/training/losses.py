@@ -16,7 +16,7 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """Multi-scale structural similarity, a scalar: the mean over the batch.
+    """Return the multi-scale structural similarity, a scalar: the mean over the batch.
 
     Small crops have fewer scales than five; the weights of those that fit are normalised. Negative structure, which
     a fractional power cannot take, counts as (nearly) zero.
@@ -34,7 +34,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
-    """L1 of what is left of the 4×4 means without their grey, a scalar.
+    """Return the L1 distance of the 4×4 means after their grey is removed, a scalar.
 
     Both other terms live from structure, which colour hardly changes: a codebook that was trained without this one
     learns grey first, and keeps its few latent channels for that.
@@ -44,7 +44,7 @@ def colour_loss(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def detail_loss(image: Tensor, reference: Tensor) -> Tensor:
-    """L1 of the three finest bands of a Laplacian pyramid, a scalar: their sum.
+    """Return the L1 distance of the three finest bands of a Laplacian pyramid, a scalar: their sum.
 
     Where a region is too dark or too bright, and in some measure every one is, the gradient of a plain L1 is the same
     at each of its pixels: grain costs nothing there. In a band it does (Bojanowski et al., "Optimizing the latent
@@ -61,7 +61,7 @@ def detail_loss(image: Tensor, reference: Tensor) -> Tensor:
 
 
 class Restoration(nn.Module):
-    """L1 + 0.2·(1 − MS-SSIM) + 2·colour + 4·detail, and what frozen networks, if there are any, see of the difference.
+    """L1 + 0.2·(1 − MS-SSIM) + 2·colour + 4·detail, and the distance that frozen networks, if there are any, see.
 
     The paper's stage III with L1 for smooth L1, terms for colour and detail (`colour_loss`, `detail_loss`), and LPIPS
     (Zhang et al., CVPR 2018) for its VGG term.
@@ -86,7 +86,7 @@ class Restoration(nn.Module):
         self._frozen = (perceptual, features)
 
     def forward(self, image: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,3,H,W) float32 twice, the reference in [0,1] -> the loss, a scalar, and its parts, to log.
+        """Return the loss, a scalar, and its parts, to log, for (B,3,H,W) float32 twice, the reference in [0,1].
 
         The image is not clamped: where it leaves [0,1], the gradient still leads back.
         """
@@ -119,7 +119,7 @@ class Restoration(nn.Module):
 
 
 def load_features(name: str) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The features that ``MODULE:CALLABLE`` or ``MODULE:CALLABLE:ARGUMENT`` names, the callable called to build them.
+    """Return the features that ``MODULE:CALLABLE`` or ``MODULE:CALLABLE:ARGUMENT`` builds.
 
     So a detector's features serve as a loss although nothing here knows of detectors:
     ``detection.yolo:features:yolo26n.pt``.

@@ -1,4 +1,4 @@
-"""What each stage optimises. A stage is a module whose forward takes a batch and returns its loss and its logs.
+"""The stages. A stage is a module whose forward takes a batch and returns its loss and its logs.
 
 The official schedules are in the paper's supplement; here all stages share one loop (`glare.training.loop`).
 """
@@ -39,23 +39,22 @@ class Stage(nn.Module):
 
     @abstractmethod
     def trained(self) -> list[nn.Module]:
-        """The modules whose parameters move."""
+        """Return the modules whose parameters are trained."""
 
     def start(self, low: Tensor, high: Tensor) -> None:
         """Prepare the model on the first batch (B,3,H,W); called once, not when a run is resumed."""
 
     @abstractmethod
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Logs]:
-        """A batch (B,3,H,W) twice -> the loss, a scalar, and scalars to log."""
+        """Return the loss of a batch (B,3,H,W) twice, a scalar, and scalars to log."""
 
     @abstractmethod
     def pictures(self, low: Tensor, high: Tensor) -> list[Tensor]:
-        """What the stage makes of a pair (1,3,H,W), step by step, for the eye: images like it."""
+        """Return pictures of the stage's work on a pair (1,3,H,W), step by step: images of the same size."""
 
     @abstractmethod
     def validate(self, low: Tensor, high: Tensor) -> Logs:
-        """Figures for a whole validation pair (1,3,H,W); the first is the one to choose checkpoints by, by its
-        greatest value."""
+        """Return figures of a whole validation pair (1,3,H,W); the greatest value of the first chooses a checkpoint."""
 
 
 class CodebookStage(Stage):
@@ -258,7 +257,7 @@ def build_stage(
     adversarial_after: int | None = None,
     from_codebook: bool = False,
 ) -> Stage:
-    """The stage called ``codebook``, ``flow`` or ``fusion``; the flow has no use for ``restoration``."""
+    """Build the stage called ``codebook``, ``flow`` or ``fusion``; the flow does not use ``restoration``."""
     if name == "codebook":
         return CodebookStage(model, restoration, adversarial_after)
     if name == "flow":
