@@ -1,6 +1,6 @@
-"""What was computed once: enhanced images and detections, kept by what they were made of.
+"""Cache of enhanced images and detections, by the hash of all that they depend on.
 
-The name of a file is the hash of the pixels that went in and of what they went through, so nothing in it can be out
+The name of a file is the hash of the input's pixels and of the program that they went through, so a file cannot be out
 of date: other pixels, other weights or another program make another name. Files are written beside and renamed, so
 that a run may be killed at any time and several may share a folder.
 """
@@ -48,7 +48,7 @@ class Cache:
     """A folder of enhanced images (PNG) and detections (NumPy's npz, written and read without pickle).
 
     Args:
-        folder: where they lie; made with the first of them.
+        folder: the place of the files; it is made with the first of them.
 
     >>> import tempfile
     >>> cache, dark = Cache(Path(tempfile.mkdtemp())), np.zeros((8, 8, 3), np.uint8)
@@ -67,13 +67,13 @@ class Cache:
         make: Callable[[], tuple[Pixels, Cost]],
         unwritten: dict[Path, tuple[Pixels, Cost]] | None = None,
     ) -> tuple[Pixels, Cost, Path]:
-        """Return what `make` made of an image, now or at an earlier time, what that took then, and the file.
+        """Return the result of `make` on an image, now or at an earlier time, its cost then, and the file.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            identity: names all else that the result depends on.
+            identity: names everything else that the result depends on.
             make: called where there is no such file, or a damaged one; returns (H, W, 3) uint8 RGB.
-            unwritten: what is still to be written, for `write_png` when there is time; None writes at once.
+            unwritten: results still to be written, for `write_png` when there is time; None writes at once.
         """
         path = self._path("enhanced", image, identity, ".png")
         if unwritten and path in unwritten:
@@ -93,7 +93,7 @@ class Cache:
     def detections(
         self, image: Pixels, identity: str, make: Callable[[], tuple[Detections, Cost]]
     ) -> tuple[Detections, Cost]:
-        """Return what `make` found in an image, now or at an earlier time, and what that took then; see `enhanced`."""
+        """Return the detections of `make` in an image, now or from earlier, and their cost then; see `enhanced`."""
         path = self._path("detections", image, identity, ".npz")
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -117,7 +117,7 @@ class Cache:
 
 
 def write_png(path: Path, pixels: Pixels, cost: Cost) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, and as text in it what it took."""
+    """Write (H, W, 3) uint8 RGB as PNG, with the cost as a text in it."""
     import cv2
 
     text = b"tEXtcost\0" + json.dumps(asdict(cost)).encode("latin-1")

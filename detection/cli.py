@@ -1,4 +1,4 @@
-"""The command line: ``python -m detection bench | restore | finetune``, and what the scripts of experiments/ call."""
+"""The command line ``python -m detection bench | restore | finetune``, which the scripts of experiments/ call too."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
 
     Args:
         arguments: by default those of the process.
-        program: what stands behind ``python`` in the command that was typed.
+        program: the words behind ``python`` in the command that was typed.
     """
     parser = _parser(program, "Which enhancer helps a detector in the dark: a row per light and enhancer.")
     parser.add_argument(
@@ -223,7 +223,7 @@ def _restore(args: argparse.Namespace, typed: str) -> None:
 
 
 def beside_gamma(enhancers: dict[str, Enhancer | Folder]) -> dict[str, Enhancer | Folder]:
-    """Return enhancers with ``gamma`` among them: without its row nobody can tell what GT-mean is worth."""
+    """Return enhancers with ``gamma`` among them, whose row shows what GT-mean is worth."""
     return enhancers if "gamma" in enhancers else {**enhancers, "gamma": enhancer("gamma")}
 
 
@@ -295,7 +295,7 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def _name(program: str) -> str:
-    """``experiments/a.py`` -> ``a``, ``-m detection b`` -> ``detection b``."""
+    """Return the name of a program: ``experiments/a.py`` -> ``a``, ``-m detection b`` -> ``detection b``."""
     return Path(program).stem.removeprefix("-m ")
 
 
@@ -309,9 +309,9 @@ def _command(program: str, arguments: Sequence[str] | None) -> str:
 
 @contextmanager
 def _told(program: str, *, goes_on: bool = True) -> Iterator[None]:
-    """What a user can do something about is told in a line, and ends the process.
+    """End the process with a line for an error that a user can do something about.
 
-    A command that `goes_on` takes up where it was when it is started again.
+    A command that `goes_on` continues where it was when it is started again.
     """
     sys.path.append(os.getcwd())  # where modules named in an argument are
     try:
@@ -326,9 +326,9 @@ def _told(program: str, *, goes_on: bool = True) -> Iterator[None]:
 
 
 def _join(args: argparse.Namespace) -> bool:
-    """Join the other processes, where ``accelerate launch`` or ``torchrun`` started several; whether this is the first.
+    """Join the other processes of ``accelerate launch`` or ``torchrun``, and tell whether this one is the first.
 
-    Each computes on its own GPU, where there are any.
+    Each process computes on its own GPU, where there are any.
     """
     if all(int(os.environ.get(name, 1)) == 1 for name in _PROCESSES):
         return True
@@ -358,7 +358,7 @@ def _lpips(file: Path | str | None, device: str) -> list[Metric]:
 
 
 def _has(data: Dataset, *, references: bool) -> bool:
-    """Whether some images have a reference, or have none."""
+    """Tell whether some images have a reference, or have none."""
     return any((sample.reference is not None) == references for sample in data.samples)
 
 
@@ -368,7 +368,7 @@ def _tell_faults(data: Dataset, first: bool) -> None:
 
 
 def _by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
-    """What a list of names stands for; the rows of the table tell no folders, unless only those tell them apart."""
+    """Build what a list of names stands for, by titles without folders unless only those tell two names apart."""
     typed = names.split(",")
     shown = [portable(name) for name in typed]
     titles = shown if len(set(shown)) == len(shown) else typed

@@ -1,4 +1,4 @@
-"""What stands in front of the detector, by name: the classics to beat, GLARE, and any network or callable of yours."""
+"""Enhancers by name: the classics to beat, GLARE, and any network or callable of yours."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gamma(image: Pixels) -> Pixels:
 
 
 def clahe(image: Pixels) -> Pixels:
-    """Contrast-limited adaptive histogram equalisation of L in CIELAB, 8×8 tiles, clip limit 2.
+    """Equalise the histogram of L in CIELAB adaptively, with limited contrast: 8×8 tiles, clip limit 2.
 
     Source: Zuiderveld, "Contrast Limited Adaptive Histogram Equalization", Graphics Gems IV, 1994.
     """
@@ -65,7 +65,7 @@ NAMES = (*_BY_NAME, "glare")
 
 @dataclass(frozen=True)
 class Named:
-    """An enhancer, and what its result depends on besides the image.
+    """An enhancer with an identity, which names all that its result depends on besides the image.
 
     Attributes:
         enhance: the enhancer.
@@ -141,7 +141,7 @@ def yours(name: str) -> Callable[..., Any]:
 
 
 def source(module: str) -> str:
-    """Return the fingerprint of a module's file, or of all files of a package; what it imports is not in it."""
+    """Return the fingerprint of a module's file, or of all files of a package, without those that it imports."""
     file = import_module(module).__file__
     if file is None:
         raise ValueError(f"Expected module {module!r} to have a file but it has none.")
@@ -258,7 +258,7 @@ def _key(*parts: str) -> str:
 
 
 def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sample) -> Pixels:
-    """Return what an enhancer makes of a sample's image, or made of it before.
+    """Return a sample's image as an enhancer makes it, or as a folder of its images holds it.
 
     Args:
         name: of the enhancer, for the error.
@@ -267,7 +267,7 @@ def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sa
         sample: the sample.
 
     Raises:
-        ValueError: if that is not of the shape and kind of `image`.
+        ValueError: if the result is not of the shape and kind of `image`.
         OSError: if the folder has no such image, or it cannot be read.
     """
     if isinstance(enhance, Folder):
@@ -291,10 +291,10 @@ def check_enhanced(name: str, image: Pixels, enhanced: object) -> None:
 def try_out(
     enhancers: Mapping[str, Enhancer | Folder], dataset: Dataset
 ) -> tuple[dict[str, Enhancer | Folder], list[str]]:
-    """Return the enhancers that work, and a line on each that does not: it must not cost the others their rows.
+    """Return the enhancers that work, and a line on each that does not, so that it does not cost the others their rows.
 
-    Each is called on 64×64 pixels, which also loads its weights and chooses its kernels, no part of the timing; where
-    it fails on those, as a network for one size does, on the first images of the set. Folders are taken as they are.
+    Each is called on 64×64 pixels, which also loads its weights and chooses its kernels outside of the timing. One that
+    fails there, such as a network for one size, is called on the first images of the set. Folders are not tried.
     """
     kept = dict(enhancers)
     faults: list[str] = []
@@ -306,7 +306,7 @@ def try_out(
 
 
 def _failure(name: str, enhance: Enhancer, dataset: Dataset) -> str:
-    """What an enhancer fails with; empty if there is something it does not fail on."""
+    """Return the error of an enhancer; empty if it works on one of the images that it is tried on."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     first = ""
     for load in (lambda: noise, *(sample.load for sample in dataset.samples[:_TRIED])):

@@ -1,4 +1,4 @@
-"""What goes wrong with one image is told, and does not end the run."""
+"""Faults: an error with one image is listed, and does not end the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class FaultError(Exception):
-    """What went wrong with an image, to be listed."""
+    """Error with one image, to be listed."""
 
 
 @contextmanager
 def blame(what: str) -> Iterator[None]:
-    """Whatever goes wrong with one image is listed and does not end the run, whoever's code it was in."""
+    """Turn any error, in whoever's code, into a `FaultError` that says what it happened in."""
     try:
         yield
     except FaultError as fault:
@@ -22,5 +22,5 @@ def blame(what: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Return an exception of somebody else's in a line: its type, and the first line that it says."""
+    """Return an exception in one line: its type, and the first line of its text."""
     return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])

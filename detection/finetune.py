@@ -1,4 +1,4 @@
-"""Fine-tune a YOLO: on what enhancers make of dark images, or into the built-in detector.
+"""Fine-tune a YOLO: on enhanced images, or into the built-in detector.
 
 `compare` is the standard protocol: for every enhancer a YOLO is trained on the enhanced training images, then measured
 on the held-out ones behind the same enhancer. `make_built_in` makes the detector in the package.
@@ -39,7 +39,7 @@ _SPREAD = ("mAP50", "mAP50-95")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How `compare` trains.
+    """Settings of the training in `compare`.
 
     Attributes:
         epochs: of each training.
@@ -139,7 +139,7 @@ def training_and_testing(
     split: tuple[str, str] | None = None,
     levels: tuple[str, ...] = (),
 ) -> tuple[Dataset, Dataset]:
-    """Return what to train and what to measure on.
+    """Return the images to train on and those to measure on.
 
     Args:
         data: any set that `read_dataset` reads.
@@ -325,7 +325,7 @@ def _save(network: Any, out: Path) -> None:
 
 
 def _measure(detector: YOLODetector, dataset: Dataset) -> dict[str, tuple[float, float]]:
-    """mAP50 and mAP50-95 of the untouched images, clean and at each light level."""
+    """Return mAP50 and mAP50-95 of the untouched images, clean and at each light level."""
     clean = evaluate(dataset, {"raw": raw}, detector, metrics=(), progress=True)
     dark = evaluate(darken(dataset, *LEVELS), {"raw": raw}, detector, metrics=(), progress=True)
     scores = {"clean": (float(clean["mAP50"][0]), float(clean["mAP50-95"][0]))}

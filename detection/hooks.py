@@ -1,4 +1,4 @@
-"""GLARE inside ultralytics, which is licensed under AGPL-3.0: in front of a ``YOLO`` of yours with one line.
+"""GLARE inside ultralytics, in front of a ``YOLO`` of yours with one line. ultralytics is licensed under AGPL-3.0.
 
 >>> from detection import sample_set
 >>> from detection.detectors.ultralytics import WEIGHTS, built_in
@@ -49,7 +49,7 @@ class _InFront:
 
 
 def with_all_cores(enhance: GLAREEnhance) -> Callable[[Any], Any]:
-    """The enhancer with the threads that torch had before ultralytics took some: see `detection.timing`."""
+    """Return the enhancer with the threads that torch had before ultralytics took some: see `detection.timing`."""
     number = free_threads(NUM_THREADS)
 
     def enhanced(image: Any) -> Any:
@@ -68,7 +68,7 @@ def put_in_front(yolo: YOLO, enhance: GLAREEnhance) -> None:
 
     Args:
         yolo: a model of any task, also one that has predicted before.
-        enhance: what it looks through.
+        enhance: the enhancer in front of it.
     """
     event = "on_predict_batch_start"
     others = [callback for callback in yolo.callbacks[event] if not isinstance(callback, _InFront)]
@@ -110,7 +110,7 @@ def validator_behind(enhance: GLAREEnhance) -> type[Any]:
 def trainer_behind(enhance: GLAREEnhance, lr_share: float = 0.1) -> type[Any]:
     """Return a trainer that enhances at the detector's input size: ``yolo.train(..., trainer=...)``.
 
-    What the detector is trained and validated on is enhanced after ultralytics' augmentation, in float32
+    The images of training and validation are enhanced after ultralytics' augmentation, in float32
     unless the enhancer was made with another ``dtype``, whatever ultralytics' own mixed precision.
 
     A frozen enhancer stays as it is. One made with ``trainable=True`` learns from the detector's loss, in a
@@ -118,10 +118,10 @@ def trainer_behind(enhance: GLAREEnhance, lr_share: float = 0.1) -> type[Any]:
     ``best_enhancer`` beside ``best.pt`` and ``last_enhancer`` beside ``last.pt``, float32, to be loaded with
     ``GLAREEnhance(folder)``; a resumed training goes on from the latter. After training `enhance` holds the
     best weights, as the ``YOLO`` does. There is no running average of the enhancer, as there is of the
-    detector: what is saved are the very weights that were validated.
+    detector: the saved weights are those that were validated.
 
     Args:
-        enhance: what the detector looks through.
+        enhance: the enhancer in front of the detector.
         lr_share: the enhancer's learning rate as a share of the detector's.
 
     Raises:
@@ -191,9 +191,9 @@ def _beside(checkpoint: Path) -> Path:
 
 
 def features(name: str | Path = "yolo26n.pt") -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """What a YOLO model sees before it decides: the frozen feature maps that its head reads.
+    """Return the function from images to the frozen feature maps that a YOLO's head reads.
 
-    A loss on them keeps in an image what a detector looks at: ``glare train fusion --features
+    A loss on these maps keeps in an image what a detector looks at: ``glare train fusion --features
     detection.hooks:features:yolo26n.pt``.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an evaluation found, image by image, and the tables that are made of it."""
+"""Results of an evaluation, image by image, and the tables that are made of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Record:
         sample: its number in the set's `samples`.
         enhancer: name.
         detector: name; empty where there is none, or but one, without a name.
-        found: what was found, labels numbering the set's classes; empty where there is no detector.
-        enhanced: what enhancing took when it was done; NaN for images that were enhanced already.
-        detected: what detecting took; NaN where there is no detector.
-        quality: by the name of the metric, of those that the image could be judged by.
+        found: the detections, labels numbering the set's classes; empty where there is no detector.
+        enhanced: cost of the enhancer when it was called; NaN for images that were enhanced already.
+        detected: cost of the detector; NaN where there is none.
+        quality: figures by the names of the metrics that could judge the image.
         pixels: the SHA-256 of the image before it was enhanced, and without a detector also of its reference.
         file: the enhanced image, where it was kept or was a file already; ``raw`` is never kept.
     """
@@ -53,12 +53,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a table is made of.
+    """Records of all images, and the tables that are made of them.
 
     Attributes:
         dataset: the set.
         enhancers: those that work, by name.
-        detectors: their names; none where images were but restored.
+        detectors: their names; none where images were only restored.
         metrics: of image quality.
         records: one for each image without a fault, enhancer and detector, in this order.
         faults: the set's own and those of this run, one line each.
@@ -73,12 +73,12 @@ class Results:
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """The numbers of the samples that count."""
+        """Numbers of the samples that count."""
         return tuple(dict.fromkeys(record.sample for record in self.records))
 
     @cached_property
     def matches(self) -> dict[tuple[str, str], Matches]:
-        """The detections matched to the truth, by detector and enhancer, images in the order of `samples`.
+        """Detections matched to the truth, by detector and enhancer, images in the order of `samples`.
 
         ``matches[detector, enhancer].coco[0][c].curves(once, slice(0, 1))[0]``, with ``once`` a column of ones,
         holds the precision-recall curve of class c at an IoU threshold of 0.50.
@@ -93,7 +93,7 @@ class Results:
         }
 
     def table(self, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-        """One row per detector, group of images and enhancer.
+        """Return one row per detector, group of images and enhancer.
 
         The groups are the lights in the order they come, the places, and all together where there are several
         lights; without detectors the sets, and all together where they are of one kind, with references or without.
@@ -141,7 +141,7 @@ class Results:
         return table
 
     def images(self) -> pd.DataFrame:
-        """One row per detector, image and enhancer, for a closer look at the best and the worst.
+        """Return one row per detector, image and enhancer, for a closer look at the best and the worst.
 
         Returns:
             ``detector``, ``sample`` (its number in the set), ``name``, ``light``, ``place``, ``category``,
@@ -171,7 +171,7 @@ class Results:
         )
 
     def precision_recall(self) -> pd.DataFrame:
-        """The precision-recall curves at an IoU threshold of 0.50 over all images that count.
+        """Return the precision-recall curves at an IoU threshold of 0.50 over all images that count.
 
         Returns:
             ``detector``, ``enhancer``, ``recall`` and ``precision``: 101 rows for each curve, the mean over the
@@ -194,9 +194,9 @@ class Results:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of the images that count, as the enhancers were given them, and of what they are held against.
+        """SHA-256 of the images that count, before they were enhanced, and of their labels or references.
 
-        With detectors that is their labels, without their references.
+        With detectors these are the labels, without detectors the references.
         """
         pixels = {record.sample: record.pixels for record in self.records}
         parts: list[str | bytes] = [" ".join(self.dataset.classes)] if self.detectors else []
@@ -210,7 +210,7 @@ class Results:
         return fingerprint(*parts)
 
     def enhanced(self, record: Record) -> Pixels:
-        """Return what an enhancer made of an image, (H, W, 3) uint8 RGB; where it was not kept, it is made anew."""
+        """Return an enhanced image, (H, W, 3) uint8 RGB; one that was not kept is made anew."""
         if record.file is not None:
             return load_image(record.file)
         sample = self.dataset.samples[record.sample]
@@ -218,7 +218,7 @@ class Results:
 
     @cached_property
     def _quality(self) -> dict[tuple[str, str], NDArray[np.float64]]:
-        """(S,) the values of `samples` by enhancer and metric, NaN where one of the enhancers has none."""
+        """Values of `samples`, (S,), by enhancer and metric, NaN where one of the enhancers has none."""
         quality = {
             (enhancer, metric.name): np.array(
                 [r.quality.get(metric.name, np.nan) for r in self._of(enhancer)]
@@ -235,17 +235,17 @@ class Results:
         return quality
 
     def _of(self, enhancer: str, detector: str | None = None) -> list[Record]:
-        """The records of an enhancer in front of a detector, by default of the first one."""
+        """Return the records of an enhancer in front of a detector, by default the first one."""
         title = next(iter(self.detectors), "") if detector is None else detector
         return [r for r in self.records if r.detector == title and r.enhancer == enhancer]
 
     def _places(self) -> list[str]:
-        """The places to tell apart, if there are several."""
+        """Return the places to tell apart, if there are several."""
         places = {self.dataset.samples[number].place for number in self.samples}
         return sorted(places - {""}) if len(places) > 1 else []
 
     def _groups(self) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-        """Light, place, and the positions in `samples`."""
+        """Yield light, place, and positions in `samples` of each group."""
         used = [self.dataset.samples[number] for number in self.samples]
         lights = list(dict.fromkeys(sample.light for sample in used))
         kinds = {sample.reference is None for sample in used}
@@ -261,7 +261,7 @@ class Results:
     def _rows(
         self, detector: str, light: str, place: str, chosen: NDArray[np.int64], resamples: int, seed: int
     ) -> Iterator[dict[str, object]]:
-        """The rows of one group: with a detector what it finds and how that compares, without one what else is told."""
+        """Yield the rows of one group."""
         samples = [self.dataset.samples[self.samples[i]] for i in chosen]
         scenes = [sample.scene for sample in samples]
         matches = (

@@ -30,7 +30,7 @@ from detection.stream import Stream
 from detection.timing import Cost, timed
 
 OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
-"""Called with each sample and, per enhancer, its image and what the first detector, if there is one, found there."""
+"""Function of each sample and, per enhancer, its image and the detections of the first detector, if there is one."""
 
 _NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
 _UNKNOWN = Cost(float("nan"), float("nan"))
@@ -47,7 +47,7 @@ def evaluate(
     on_image: OnImage | None = None,
     resamples: int = 1000,
 ) -> pd.DataFrame:
-    """Measure every image behind every enhancer, and what detectors find there: `collect`, then `Results.table`.
+    """Measure every image behind every enhancer, and the detections in it: `collect`, then `Results.table`.
 
     Each image is loaded once for all enhancers, so their rows share its pixels and its noise. An image at which
     loading, an enhancer, a detector or a metric fails is listed as a fault and counts in no row; with detectors a
@@ -66,9 +66,9 @@ def evaluate(
             the set; what the set does not know is left out.
         metrics: of image quality, see `detection.metrics.image_quality`: ``PSNR`` and ``SSIM`` where there is a
             reference, ``NIQE`` where there is none, ``lpips(network)``, ``gt_mean(METRICS["PSNR"])``, or your own.
-        cache: where to keep, and look for, what enhancers and detectors made, if they have an ``identity``.
+        cache: place to keep, and look for, the results of enhancers and detectors that have an ``identity``.
         progress: show a progress bar.
-        on_image: called with each image, what every enhancer made of it and what the first detector found there.
+        on_image: called with each image, its enhanced versions and the first detector's detections in them.
         resamples: how many times the photographs are drawn anew for the intervals.
 
     Returns:
@@ -141,7 +141,7 @@ def collect(
 
 
 class _Enhanced(NamedTuple):
-    """What one enhancer made of an image, and by name what detectors found there; without any, nothing by no name."""
+    """Result of one enhancer, and detections by detector; without detectors no detections under an empty name."""
 
     image: Pixels
     cost: Cost
@@ -173,7 +173,7 @@ class _Run:
                 )
 
     def look(self, number: int) -> tuple[list[Record], dict[str, tuple[Pixels, Detections]]]:
-        """All records of one image, and what `OnImage` is told."""
+        """Return all records of one image, and the arguments of `OnImage`."""
         sample = self.dataset.samples[number]
         title = f"{sample.name} ({sample.light})"
         # A labelled photograph is read once per light; test sets have images of one name.
@@ -203,7 +203,7 @@ class _Run:
         return _Enhanced(enhanced, cost, file, found or {"": (_NOTHING, _UNKNOWN)})
 
     def enhance(self, name: str, image: Pixels, sample: Sample) -> tuple[Pixels, Cost, Path | None]:
-        """What an enhancer makes of an image, or made of it before; what that took, and its file if there is one."""
+        """Return the result of an enhancer, now or from before, its cost, and its file if there is one."""
         enhance = self.enhancers[name]
         if isinstance(enhance, Folder):
             file = enhance.find(sample.name, sample.light)
@@ -223,7 +223,7 @@ class _Run:
         return self.cache.enhanced(image, identity, make, self.stream.unwritten)
 
     def detect(self, detector: Detector, image: Pixels) -> tuple[Detections, Cost]:
-        """What a detector finds in an image, or found there before, and what that took."""
+        """Return the detections of a detector, now or from before, and their cost."""
 
         def make() -> tuple[Detections, Cost]:
             if (
@@ -244,7 +244,7 @@ class _Run:
         return self.cache.detections(image, identity, make)
 
     def quality(self, enhanced: Pixels, reference: Pixels | None) -> dict[str, float]:
-        """By the metrics that compare with a reference where there is one, and elsewhere by the others."""
+        """Return the figures by the metrics that need a reference where there is one, and elsewhere by the others."""
         figures = {}
         for metric in self.metrics:
             if metric.needs_reference == (reference is not None):
@@ -254,19 +254,19 @@ class _Run:
 
 
 def _check_lossless(file: Path, sample: Sample) -> None:
-    """Where an image is only compared, a JPEG of it is not what its enhancer made."""
+    """Raise ValueError for a JPEG that is to be compared with a lossless reference."""
     if sample.reference_path and is_jpeg(file) and not is_jpeg(sample.reference_path):
         raise ValueError(f"{file} is a JPEG, {sample.reference_path} is none")
 
 
 def _process() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+    """Return the number of this process, and how many there are."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def _share(dataset: Dataset, rank: int, processes: int) -> list[int]:
-    """The samples of one process: all lights of every so-many-th photograph."""
+    """Return the samples of one process: all lights of every so-many-th photograph."""
     photographs = {name: i for i, name in enumerate(dict.fromkeys(s.name for s in dataset.samples))}
     return [i for i, s in enumerate(dataset.samples) if photographs[s.name] % processes == rank]

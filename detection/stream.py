@@ -21,12 +21,12 @@ Loaded = tuple[Pixels, Pixels | None]
 
 
 class Stream:
-    """Images of a set, the next of them read, and what was made of this one written, by a thread beside the measures.
+    """Images of a set: a thread reads the next one and writes the results of this one beside the measures.
 
-    Not while an enhancer or a detector is timed, from which the thread would take a core. Of a photograph of 640×480
-    loading and darkening take as long as one call of the built-in detector (75 ms), and so does writing what four
-    enhancers made of it: waiting for both every time would slow down a run of cheap enhancers; PSNR, SSIM and the
-    picture of what was found take as long.
+    The thread stands still while an enhancer or a detector is timed, since it would take a core from them. For a
+    photograph of 640×480, loading and darkening take as long as one call of the built-in detector (75 ms), and so does
+    writing the results of four enhancers. Waiting for both every time would slow down a run of cheap enhancers; PSNR,
+    SSIM and the picture with its boxes take as long.
 
     An image passes through three states:
 
@@ -51,7 +51,7 @@ class Stream:
         self._writing: Future[None] | None = None
 
     def __iter__(self) -> Iterator[int]:
-        """Give the number of one sample after the other, each to be loaded by `load`."""
+        """Yield the number of one sample after the other, each to be loaded by `load`."""
         resident = 0.0
         with ThreadPoolExecutor(1) as self._thread:
             for place, number in enumerate(self._numbers):
@@ -63,12 +63,12 @@ class Stream:
                     resident = resident_mb("VmRSS")
 
     def load(self) -> Loaded:
-        """Return the image and its reference, or raise what went wrong with the reading."""
+        """Return the image and its reference, or raise the error of reading them."""
         return self._coming.pop(self._place).result()
 
     @contextmanager
     def timing(self) -> Iterator[None]:
-        """Time calls here until `release`; what was made of an image with a fault is written too.
+        """Keep the thread still for timed calls, until `release`; results of an image with a fault are written too.
 
         Raises:
             FaultError: at the end, if a file cannot be written.
@@ -82,7 +82,7 @@ class Stream:
                 self._finish()
 
     def release(self) -> None:
-        """Say that nothing more of this image is timed."""
+        """Let the thread work: nothing more of this image is timed."""
         if self._writing is None:
             self._read(self._place + 1)
             self._writing = self._thread.submit(self._write)
@@ -95,7 +95,7 @@ class Stream:
             )
 
     def _write(self) -> None:
-        """Write all that is unwritten; two threads may share the work."""
+        """Write everything that is unwritten; two threads may share the work."""
         while True:
             try:
                 path, (pixels, cost) = self.unwritten.popitem()

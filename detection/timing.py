@@ -1,8 +1,8 @@
-"""What a call takes, and the threads that torch has meanwhile.
+"""Time and memory of a call, and the threads that torch has meanwhile.
 
 Ultralytics (8.4.190) sets ``OMP_NUM_THREADS`` to 1 at its import where nobody has set it, and at a model's first
-prediction on a CPU lets torch have one thread fewer than there are cores. On two cores whatever computes beside the
-detector has one left, an enhancer in front of it too.
+prediction on a CPU lets torch have one thread fewer than there are cores. On two cores this leaves one for anything
+beside the detector, such as an enhancer in front of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AT_IMPORT = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call took when it was made.
+    """Time and memory of a call when it was made.
 
     Attributes:
         ms: wall-clock time in milliseconds; NaN where it was not measured.
@@ -43,14 +43,14 @@ def timed(call: Callable[[], T]) -> tuple[T, Cost]:
 
     Where CUDA is in use the memory is the most that torch's tensors took on a device, weights included, without
     what CUDA itself and torch's reserve take. Otherwise, on Linux, it is the highest resident memory of the whole
-    process: Python, the libraries, all weights and what torch kept from earlier calls; what a method takes shows in the
-    difference from the row of a cheap one. Elsewhere it is NaN.
+    process: Python, the libraries, all weights and what torch kept from earlier calls; the memory of a method shows in
+    the difference from the row of a cheap one. Elsewhere it is NaN.
     """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count() if in_use else 0)
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
-    resets = not devices and _reset_peakresident_mb()
+    resets = not devices and _reset_peak()
     start = perf_counter()
     result = call()
     ms = 1000 * (perf_counter() - start)
@@ -59,7 +59,7 @@ def timed(call: Callable[[], T]) -> tuple[T, Cost]:
     return result, Cost(ms, resident_mb("VmHWM") if resets else float("nan"))
 
 
-def _reset_peakresident_mb() -> bool:
+def _reset_peak() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -68,7 +68,7 @@ def _reset_peakresident_mb() -> bool:
 
 
 def resident_mb(which: Literal["VmRSS", "VmHWM"]) -> float:
-    """Return the resident memory of this process now, or the highest so far, in 10^6 bytes; NaN where nobody tells."""
+    """Return the resident memory of this process now, or the highest so far, in 10^6 bytes; NaN where unknown."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{which}:"):
@@ -77,18 +77,18 @@ def resident_mb(which: Literal["VmRSS", "VmHWM"]) -> float:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_threads(taken: int) -> int:
-    """Threads that torch is to have outside ultralytics.
+    """Return how many threads torch is to have outside ultralytics.
 
-    As many as somebody asked torch for, by ``OMP_NUM_THREADS`` or `torch.set_num_threads`; all cores where the number
-    is ultralytics' doing.
+    That is the number that a user set by ``OMP_NUM_THREADS`` or `torch.set_num_threads`, or all cores if ultralytics
+    set the present number.
 
     Args:
-        taken: what ultralytics sets.
+        taken: the number that ultralytics sets.
     """
     now = torch.get_num_threads()
     if now not in (_AT_IMPORT, taken):
@@ -98,7 +98,7 @@ def free_threads(taken: int) -> int:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch have ``number`` threads, and afterwards those it had, whoever has set others in between."""
+    """Give torch ``number`` threads, and afterwards as many as before."""
     before = torch.get_num_threads()
     if number != before:
         torch.set_num_threads(number)

@@ -1,4 +1,4 @@
-"""Detectors: the protocol, torchvision's, ultralytics', and one place to get any of them by name."""
+"""Detectors: the protocol, those of torchvision and ultralytics, and `detector` to get any of them by name."""
 
 from __future__ import annotations
 

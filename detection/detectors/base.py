@@ -1,4 +1,4 @@
-"""The protocol of a detector, and how one is known by its weights."""
+"""The protocol of a detector, and the fingerprint of its weights."""
 
 from __future__ import annotations
 

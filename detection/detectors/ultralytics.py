@@ -1,6 +1,6 @@
 """YOLO detectors through ultralytics, which is licensed under AGPL-3.0; so are the weights in the package.
 
-This file and `detection.hooks` alone import ultralytics: who does not use them owes nothing to its licence.
+Only this file and `detection.hooks` import ultralytics; without them its licence does not apply.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class YOLODetector:
 
     @classmethod
     def from_network(cls, network: Any, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> YOLODetector:
-        """Take a ``DetectionModel`` that was built or trained here, its class names set."""
+        """Wrap a ``DetectionModel`` that was built or trained here, its class names set."""
         model = YOLO(str(WEIGHTS / "yolo26n-exdark.yaml"), task="detect")
         model.model = network
         return cls(model, device, image_size)

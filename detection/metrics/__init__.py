@@ -1,1 +1,1 @@
-"""What is measured: average precision, image quality, its intervals, complexity, leakage."""
+"""Measures: average precision, image quality, intervals, complexity, leakage."""

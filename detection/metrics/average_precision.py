@@ -29,7 +29,7 @@ _AT_ONCE = 2**21
 
 @dataclass(frozen=True)
 class Ranked:
-    """All detections of one class over all images, the surest first, at T IoU thresholds.
+    """All detections of one class over all images, sorted by score, at T IoU thresholds.
 
     Attributes:
         image: (D,) in which image each lies.
@@ -52,7 +52,7 @@ class Ranked:
         return Ranked(image[kept], self.true_positive[:, kept], self.ignored[:, kept], self.positives[images])
 
     def curves(self, counts: NDArray[np.integer], thresholds: slice) -> list[Curve]:
-        """The precision over the recall at each IoU threshold, where image i was drawn ``counts[i]`` times.
+        """Return the precision over the recall at each IoU threshold, where image i was drawn ``counts[i]`` times.
 
         Args:
             counts: (I, R) for R draws at once.
@@ -96,39 +96,39 @@ class Curve:
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """(H, R) in [0,1]."""
+        """Recall, (H, R) in [0,1]."""
         recall: NDArray[np.float64] = self.true_positives / np.maximum(self.positives, 1)
         return recall
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """(H, R) in [0,1]: the best precision at this recall or a higher one."""
+        """Best precision at each recall or a higher one, (H, R) in [0,1]."""
         precision = self.true_positives / (self.detections + np.spacing(1))
         best: NDArray[np.float64] = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         return best
 
     @property
     def at_recalls(self) -> NDArray[np.float64]:
-        """(101, R) the precision at `RECALLS`, which `coco` is the mean of; 0 beyond the recall in the end."""
+        """Precision at `RECALLS`, (101, R), whose mean is `coco`; 0 beyond the final recall."""
         precision = np.concatenate([self.precision, np.zeros((1, len(self.positives)))])
         first = [np.searchsorted(recall, RECALLS) for recall in self.recall.T]
         return np.take_along_axis(precision, np.stack(first, axis=1), axis=0)
 
     @property
     def coco(self) -> NDArray[np.float64]:
-        """(R,) COCO's average precision, the mean at 101 recalls; NaN where nothing is to be found."""
+        """COCO's average precision, (R,), the mean at 101 recalls; NaN where nothing is to be found."""
         # How many of the recalls are reached with each true positive.
         reached = np.searchsorted(RECALLS, self.recall, side="right")
         return self._mean(np.diff(reached, axis=0, prepend=0) / len(RECALLS))
 
     @property
     def voc(self) -> NDArray[np.float64]:
-        """(R,) VOC's average precision since 2010, the area under all points; NaN where nothing is to be found."""
+        """VOC's average precision since 2010, (R,), the area under all points; NaN where nothing is to be found."""
         return self._mean(np.diff(self.recall, axis=0, prepend=0))
 
     @property
     def final_recall(self) -> NDArray[np.float64]:
-        """(R,) the recall in the end; NaN where nothing is to be found."""
+        """Recall with all detections, (R,); NaN where nothing is to be found."""
         last = self.true_positives[-1] if len(self.true_positives) else np.zeros_like(self.positives)
         return np.where(self.positives > 0, last / np.maximum(self.positives, 1), np.nan)
 
@@ -138,7 +138,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Matches:
-    """What a detector found in a set of images, matched to what is there.
+    """Detections in a set of images, matched to the truth.
 
     Attributes:
         coco: for each of `SIZES`, a `Ranked` per class at the IoU thresholds 0.50, 0.55, ... 0.95.
@@ -150,7 +150,7 @@ class Matches:
 
     @classmethod
     def of(cls, truth: Sequence[Sample], found: Sequence[Detections], classes: int) -> Matches:
-        """Match by pycocotools, of each image and class the best 100 detections.
+        """Match the best 100 detections of each image and class by pycocotools.
 
         A detection goes to the free box that it overlaps most. VOC's differs in this: it goes to the box that it
         overlaps most, and is a false alarm if that one is taken.
@@ -193,7 +193,7 @@ class Matches:
         )
 
     def summary(self, classes: Sequence[str]) -> dict[str, float]:
-        """The figures of COCO and VOC, each in [0,1] and NaN where nothing is to be found.
+        """Return the figures of COCO and VOC, each in [0,1] and NaN where nothing is to be found.
 
         Args:
             classes: their names.
@@ -226,9 +226,9 @@ class Matches:
         }
 
     def precision_recall(self) -> NDArray[np.float64]:
-        """(101,) the precision at `RECALLS` and an IoU threshold of 0.50, the mean over the classes that occur.
+        """Return the precision at `RECALLS` and an IoU threshold of 0.50, (101,), the mean over the classes that occur.
 
-        Its mean is mAP50. NaN where there is nothing to find.
+        The mean of these is mAP50. NaN where there is nothing to find.
         """
         once = np.ones((len(self.voc[0].positives), 1), dtype=np.int64)
         curves = [ranked.curves(once, slice(0, 1))[0] for ranked in self.coco[0] if ranked.positives.any()]
@@ -238,7 +238,7 @@ class Matches:
         return mean
 
     def per_image(self) -> NDArray[np.float64]:
-        """(I,) mAP50 of each image on its own; NaN where there is nothing to find."""
+        """Return mAP50 of each image on its own, (I,); NaN where there is nothing to find."""
         once = np.ones((1, 1), dtype=np.int64)
         total, occurs = np.zeros((2, len(self.voc[0].positives)))
         for ranked in self.coco[0]:
@@ -257,7 +257,7 @@ class Matches:
         return np.where(occurs > 0, total / np.maximum(occurs, 1), np.nan)
 
     def resampled(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
-        """mAP50 and mAP50-95 of many draws of the images.
+        """Return mAP50 and mAP50-95 of many draws of the images.
 
         Args:
             counts: (I, R) how often each image was drawn in each of R draws.
@@ -310,7 +310,7 @@ def _coco(
     per_image: Sequence[tuple[NDArray[np.float64], NDArray[np.int64], Mapping[str, NDArray[np.generic]]]],
     classes: int,
 ) -> COCO:
-    """One side of the comparison. Not by ``loadRes``, which raises where nothing was found."""
+    """Build one side of the comparison, without ``loadRes``, which raises for no detections."""
     # All ids start at 1: pycocotools never matches an annotation whose id is 0, and says nothing.
     marks: list[dict[str, object]] = []
     for image, (boxes, labels, more) in enumerate(per_image, 1):
@@ -337,7 +337,7 @@ def _coco(
 
 
 def _ranked(per_image: Sequence[Mapping[str, NDArray[np.float64]] | None]) -> Ranked:
-    """Put pycocotools' matches of one class and size in one row, in the order it has itself."""
+    """Put pycocotools' matches of one class and size in one row, in pycocotools' own order."""
     matches = [(number, match) for number, match in enumerate(per_image) if match]
     positives = np.zeros(len(per_image), dtype=np.int64)
     for number, match in matches:

@@ -1,4 +1,4 @@
-"""How sure a result is: its 95 % interval over other draws of the photographs.
+"""Bootstrap: the 95 % interval of a result over other draws of the photographs.
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
@@ -23,7 +23,7 @@ where they are of 10, and for 93 % where they are of 20; it should be 95 %.
 
 @dataclass(frozen=True)
 class Draws:
-    """Photographs, drawn anew with replacement, as often as there are.
+    """Draws of the photographs with replacement, each of as many as there are.
 
     One that occurs in several images, as at several lights, is drawn with all of them: they are not independent.
 
@@ -37,7 +37,7 @@ class Draws:
 
     @classmethod
     def of(cls, photographs: Sequence[Hashable], resamples: int, seed: int) -> Draws:
-        """Draw `resamples` times, where (I,) `photographs` tells of which one each image is."""
+        """Draw `resamples` times; `photographs`, (I,), names the photograph of each image."""
         names, number = np.unique(np.asarray(list(map(str, photographs))), return_inverse=True)
         rng = np.random.default_rng(seed)
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).T
@@ -49,9 +49,9 @@ class Draws:
         return Draws(self.photograph[images], self.counts[images])
 
     def interval(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        """Return the middle 95 % of the values of the draws, (1 + R,), the set itself left out.
+        """Return the middle 95 % of the values of the draws, (1 + R,), without the first, which is the set itself.
 
-        NaN to NaN where there are less than `ENOUGH_PHOTOGRAPHS`, or no value is known.
+        Both ends are NaN where there are less than `ENOUGH_PHOTOGRAPHS`, or no value is known.
         """
         known = values[1:][~np.isnan(values[1:])]
         if len(np.unique(self.photograph)) < ENOUGH_PHOTOGRAPHS or not len(known):
@@ -62,7 +62,7 @@ class Draws:
     def mean_interval(self, values: NDArray[np.float64]) -> tuple[float, float]:
         """Return the 95 % interval of the mean of the images' values, (I,).
 
-        NaN to NaN also where some are infinite, as the PSNR of equal images is.
+        Both ends are NaN also where some are infinite, as the PSNR of equal images is.
         """
         if not len(values) or not np.isfinite(values).all():
             return float("nan"), float("nan")
@@ -100,7 +100,7 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[Difference, Difference]]:
-    """How much each differs from the baseline, and how sure that is: the draws are the same for all, see `Draws`.
+    """Return how much each differs from the baseline, with an interval by the same draws for all; see `Draws`.
 
     Args:
         matches: those of the baseline and of what is compared with it, on the same images.

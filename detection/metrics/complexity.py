@@ -1,4 +1,4 @@
-"""What an enhancer weighs: parameters, and operations on a square of fixed size."""
+"""Complexity of an enhancer: parameters, and operations on a square of fixed size."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SIDE = 256
 def complexity(enhance: Enhancer | Folder) -> tuple[float, float]:
     """Return how many millions of parameters an enhancer has, and how many 10^9 operations it spends on 256×256.
 
-    A multiplication and an addition are two operations. Counted are products of matrices, convolutions (deformable
-    ones too) and attention; both are NaN for what is no torch module.
+    A multiplication and an addition are two operations. The count covers products of matrices, convolutions (deformable
+    ones too) and attention. Both numbers are NaN for an enhancer that is no torch module.
     """
     network = enhance.enhance if isinstance(enhance, Named) else enhance
     if not isinstance(network, nn.Module):
@@ -39,7 +39,7 @@ def complexity(enhance: Enhancer | Folder) -> tuple[float, float]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return torch's counter of operations, which here also knows of deformable convolutions and attention on a CPU."""
+    """Return torch's counter of operations, extended by deformable convolutions and attention on a CPU."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]

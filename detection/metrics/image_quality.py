@@ -1,6 +1,6 @@
-"""How good an image is: close to its reference (PSNR, SSIM, LPIPS), or natural where there is none (NIQE).
+"""Image quality: distance from a reference (PSNR, SSIM, LPIPS), or naturalness without one (NIQE).
 
-A metric is an entry of a list, see `Metric`. Images are the 8 bits that would be stored.
+A metric is an entry of a list, see `Metric`. Images have the 8 bits that would be stored.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _BAND = 64
 class Metric:
     """One figure of an image.
 
-    An evaluation takes those that need a reference where there is one, and the others where there is none.
+    An evaluation uses metrics that need a reference where there is one, and the others where there is none.
 
     Attributes:
         name: of its column.
-        measure: the figure of an image, (H, W, 3) uint8 RGB, and where `needs_reference` of another one beside it.
+        measure: function of an image, (H, W, 3) uint8 RGB, and with `needs_reference` of a second one, the reference.
         needs_reference: whether it compares the image with a reference.
-        higher_is_better: whether more of it is better.
+        higher_is_better: whether a higher figure is better.
 
     >>> darkness = Metric("darkness", lambda image: float(255 - image.mean()), needs_reference=False)
     >>> darkness(np.full((4, 4, 3), 55, np.uint8))
@@ -99,7 +99,7 @@ def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
 
 
 def _centred(pixels: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
-    """An image in [0,255] less its mean, and that mean."""
+    """Return an image in [0,255] less its mean, and that mean."""
     values = pixels.astype(np.float32)
     if pixels.dtype != np.uint8:
         values *= 255
@@ -109,7 +109,7 @@ def _centred(pixels: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
 
 
 def _ssim_map(x: NDArray[Any], y: NDArray[Any], mean_x: float, mean_y: float) -> NDArray[Any]:
-    """SSIM at every position where the window fits, of images less their means.
+    """Return SSIM at every position where the window fits, of images less their means.
 
     Variances are differences of nearly equal numbers: without the means float32 has enough digits for them.
     """
@@ -132,7 +132,7 @@ def _ssim_map(x: NDArray[Any], y: NDArray[Any], mean_x: float, mean_y: float) ->
 
 
 def lpips(network: nn.Module) -> Metric:
-    """Return LPIPS as a metric, by a `glare.metrics.LPIPS`, where that is; it raises ValueError below 31 pixels."""
+    """Return LPIPS as a metric, on the device of a `glare.metrics.LPIPS`; it raises ValueError below 31 pixels."""
 
     def measure(image: NDArray[Any], reference: NDArray[Any]) -> float:
         device = next(network.parameters()).device
@@ -145,7 +145,7 @@ def lpips(network: nn.Module) -> Metric:
 def gt_mean(metric: Metric) -> Metric:
     """Return a metric of images that are first scaled to the mean grey level of their reference.
 
-    They use the answer, which nobody has who restores a photograph: the plain figures are the ones to quote.
+    Such a metric uses the answer, which nobody has who restores a photograph. Quote the plain figures.
     """
 
     def measure(image: Pixels, reference: Pixels) -> float:
@@ -156,7 +156,7 @@ def gt_mean(metric: Metric) -> Metric:
 
 
 def niqe(image: Pixels) -> float:
-    """Return NIQE (see `glare.niqe`), by which an image looks the more natural the less it is.
+    """Return NIQE (see `glare.niqe`); lower is more natural.
 
     Raises:
         ValueError: if the image measures, or has grain on, less than two blocks of 96×96.
@@ -212,10 +212,10 @@ def by_name(wanted: Iterable[str | Metric]) -> tuple[Metric, ...]:
 
 
 def unit(image: NDArray[Any]) -> NDArray[np.float64]:
-    """(H, W, 3) uint8, or float in [0,1] -> float64 in [0,1]."""
+    """Convert (H, W, 3) uint8, or float in [0,1], to float64 in [0,1]."""
     return image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
 
 
 def as_tensor(image: NDArray[Any]) -> Tensor:
-    """(H, W, 3) uint8, or float in [0,1] -> (1, 3, H, W) float64 in [0,1]."""
+    """Convert (H, W, 3) uint8, or float in [0,1], to (1, 3, H, W) float64 in [0,1]."""
     return torch.from_numpy(unit(image)).permute(2, 0, 1)[None]

@@ -14,7 +14,7 @@ from glare.data.overlap import Overlap, find_overlaps
 def find_leakage(
     samples: Sequence[Sample], enhancers: Mapping[str, Enhancer | Folder]
 ) -> tuple[list[str], dict[str, list[Overlap]]]:
-    """Look for test images that the weights of GLARE were trained on, by what is on them and by name.
+    """Look for test images that the weights of GLARE were trained on, by content and by name.
 
     Returns:
         Lines for a reader, and what was found by the name of the enhancer; nothing where there is nothing to tell.

@@ -1,1 +1,1 @@
-"""How a result is told: tables, charts, pictures and one page."""
+"""Reports: tables, charts, pictures and one page."""

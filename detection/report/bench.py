@@ -1,4 +1,4 @@
-"""The report of an evaluation with detectors: which enhancer helps one in the dark."""
+"""The report of an evaluation with detectors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pictures:
         self._rows: list[Image.Image] = []
 
     def __call__(self, sample: Sample, seen: Mapping[str, tuple[Pixels, Detections]]) -> None:
-        """Draw what was seen of a sample, see `detection.runner.OnImage`."""
+        """Draw a sample, see `detection.runner.OnImage`."""
         if sample.name != self._name:
             self._name, self._rows = sample.name, []
         labelled = Detections(sample.boxes, np.ones(len(sample.boxes)), sample.labels)
@@ -56,7 +56,7 @@ class Pictures:
 
 
 def remove_pictures(folder: Path, but: Collection[str]) -> None:
-    """Remove the pictures that an earlier run wrote, as its results tell, and this one does not show."""
+    """Remove the pictures that an earlier run listed in its results and this one does not show."""
     try:
         earlier = json.loads((folder / "results.json").read_text(encoding="utf-8")).get("pictures", [])
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def write_bench(
 
 
 def _charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, Chart]]:
-    """Name of the file, caption and chart: for each detector the bars per light and the precision-recall curves."""
+    """Yield file name, caption and chart: for each detector the bars per light and the precision-recall curves."""
     curve = results.precision_recall()
     everywhere = table[table["place"] == "all"] if "place" in table else table
     for name in results.detectors:
@@ -142,7 +142,7 @@ def _charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, C
 def notes_on_bench(
     table: pd.DataFrame, dataset: Dataset, detectors: Sequence[str], seed: int, device: str
 ) -> list[str]:
-    """Return what a reader has to know to judge the table.
+    """Return notes that a reader needs to judge the table.
 
     Args:
         table: of `detection.evaluate`.

@@ -1,4 +1,4 @@
-"""The images that an enhancer does best and worst on, as pairs of pictures: by a detector's gain, or by a metric."""
+"""The best and the worst images of each enhancer, as pairs of pictures: by a detector's gain, or by a metric."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detection.results import BASELINE, Record, Results
 
 
 def gains(images: pd.DataFrame) -> pd.DataFrame:
-    """Return what every enhancer changed at every image, the best of each enhancer first.
+    """Return the gain of every enhancer at every image, the best of each enhancer first.
 
     Args:
         images: those of `Results.images`.
@@ -39,7 +39,7 @@ def gains(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons(results: Results, *, count: int = 2) -> dict[str, list[Comparison]]:
-    """Return for every enhancer its best images and then its worst ones, beside what ``raw`` shows the detector.
+    """Return the best images of every enhancer and then its worst ones, beside the untouched images.
 
     Drawn are what the first detector found and, thin and white, the boxes of the labels.
 
@@ -97,7 +97,7 @@ def _comparison(
 
 
 def by_metric(results: Results, metric: Metric, *, count: int = 3) -> dict[str, list[Comparison]]:
-    """Return for every enhancer but ``raw`` the images it does best on by a metric, and then the worst, beside ``raw``.
+    """Return the best images of every enhancer but ``raw`` by a metric, and then the worst, beside ``raw``.
 
     Args:
         results: of `detection.runner.collect`, without detectors.

@@ -26,13 +26,13 @@ class Chart:
     figure: Figure
 
     def png(self) -> bytes:
-        """Return it as the bytes of a PNG file with a white background."""
+        """Return the chart as the bytes of a PNG file with a white background."""
         file = BytesIO()
         self.figure.savefig(file, format="png", dpi=150)
         return file.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write it as a file of the kind that the ending of `path` names, such as PNG or PDF."""
+        """Write the chart as a file of the kind that the ending of `path` names, such as PNG or PDF."""
         path = Path(path)
         with whole_file(path) as beside:
             self.figure.savefig(beside, format=path.suffix.removeprefix("."), dpi=200)

@@ -75,7 +75,7 @@ def boxed(
     scores: bool = True,
     labelled: NDArray[np.float64] | None = None,
 ) -> Image.Image:
-    """Draw what was found into an image.
+    """Draw detections into an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.

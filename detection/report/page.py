@@ -1,4 +1,4 @@
-"""A report as one HTML page: tables to sort, figures, pairs of pictures under a slider. It needs nothing beside it.
+"""A report as one self-contained HTML page: tables to sort, figures, pairs of pictures under a slider.
 
 >>> import tempfile
 >>> from detection.report.page import Comparison, Section, Table, jpeg, write_html
@@ -7,8 +7,8 @@
 >>> parts = [Table("All images", table), Comparison("cat.png", jpeg(dark), jpeg(restored), "21.3 dB")]
 >>> write_html(Path(tempfile.mkdtemp()) / "report.html", "GLARE on LOL-v1", [Section("Results", parts)])
 
-Pictures lie in the page itself, so it works from a disk or as an attachment, without network. The looks, and the few
-lines of script that sort and slide, are in ``page.html.jinja`` beside this file.
+Pictures lie in the page itself, so the page works from a disk or as an attachment, without network. Its looks, and the
+few lines of script that sort and slide, are in ``page.html.jinja`` beside this file.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a reader has to know, one line each."""
+    """Notes for the reader, one line each."""
 
     lines: Sequence[str]
 
@@ -112,7 +112,7 @@ class Section:
 
 
 def made_with_section(about: Mapping[str, Any]) -> Section:
-    """Return the part of a page that says what a result was made with: its ``command``, ``data`` and ``versions``."""
+    """Return the section on a result's origin: its ``command``, ``data`` and ``versions``."""
     return Section(
         "Made with",
         [
@@ -164,7 +164,7 @@ def write_html(path: str | Path, title: str, sections: Sequence[Section]) -> Non
 
 
 def _runs(section: Section) -> list[tuple[str, list[object]]]:
-    """The parts of a section, those of one kind that follow each other together."""
+    """Group the parts of a section: neighbours of one kind together."""
     return [
         (kind, list(parts)) for kind, parts in groupby(section.parts, key=lambda part: type(part).__name__)
     ]

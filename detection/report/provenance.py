@@ -1,4 +1,4 @@
-"""What a result was made with: the command and the versions, without the places of somebody's machine."""
+"""Origin of a result: the command and the versions, without the places of somebody's machine."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def command(script: str, arguments: Sequence[str]) -> str:
     """Return the command that was typed, absolute paths cut to their last part: ``--data /sets/a`` -> ``--data a``.
 
     Args:
-        script: from the root of the repository, or ``-m`` and a module.
-        arguments: what stood behind it.
+        script: its path from the root of the repository, or ``-m`` and a module.
+        arguments: the words behind it.
     """
     return shlex.join(["python", *script.split(), *map(portable, arguments)])
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation without detectors: how close enhanced images come to their references."""
+"""The report of an evaluation without detectors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_restoration(
 
 
 def notes_on_restoration(results: Results, device: str) -> list[str]:
-    """Return what a reader has to know to judge the table, of what was computed on a device."""
+    """Return notes that a reader needs to judge a table that was computed on a device."""
     metrics = [metric.name for metric in results.metrics]
     of = f"Used {len(results.samples)} of {len(results.dataset) + results.dataset.left_out} images"
     notes = [

@@ -34,12 +34,12 @@ _KEYS = ("detector", "light", "place", "enhancer")
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as it is printed and written: as many decimals as a column deserves, mostly four."""
+    """Return the table as it is printed and written, with suitable decimals for each column, mostly four."""
     return table.round({column: _decimals(str(column)) for column in table.select_dtypes("float")})
 
 
 def cell(column: str, value: object) -> str:
-    """Return a value as a table shows it: with the decimals of its column, and nothing where there is none."""
+    """Return a value as a table shows it: with the decimals of its column, and empty for NaN."""
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.{_decimals(column)}f}"
     return "" if value is None else str(value)
@@ -50,7 +50,7 @@ def _decimals(column: str) -> int:
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of `evaluate` that answer the question: is it better than nothing, and at what price.
+    """Return the columns of `evaluate` that tell whether an enhancer helps, and at what price.
 
     The difference from ``raw``, its 95 % interval and the verdict become one column of text, ``against raw``.
     Metrics that judged no image, as those without references cannot, are left out.
@@ -67,7 +67,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with each interval beside its mean in one column of text, as it is read."""
+    """Return a table with each interval beside its mean in one column of text."""
     decimals = {"PSNR": 2, "NIQE": 2}
     columns: dict[str, object] = {}
     for column in table:
@@ -89,7 +89,7 @@ def _with_interval(value: float, low: float, high: float, digits: int) -> str:
 
 
 def details(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rest of `evaluate` that is read more than reckoned with: recall, sizes and AP50 of each class."""
+    """Return the remaining columns of `evaluate`: recall, sizes and AP50 of each class."""
     wanted = [*_KEYS, "AR", "AP_small", "AP_medium", "AP_large"]
     wanted += [str(column) for column in table if str(column).startswith("AP50 ")]
     return table[[column for column in wanted if column in table]]
@@ -104,7 +104,7 @@ def _against_raw(row: Mapping[Hashable, Any]) -> str:
 
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table of `evaluate` as CSV, plain numbers; a value there is none of stays empty."""
+    """Write a table of `evaluate` as CSV, plain numbers, NaN as an empty field."""
     _write(rounded(table).to_csv(index=False), Path(path))
 
 
@@ -127,7 +127,7 @@ def markdown(table: pd.DataFrame) -> str:
 def write_latex(table: pd.DataFrame, notes: Sequence[str], path: str | Path) -> None:
     r"""Write a table as LaTeX, a ``tabular`` with the rules of booktabs, the notes above it as comments.
 
-    It is for ``\input`` between ``\begin{table}`` and ``\end{table}``, after ``\usepackage{booktabs}``.
+    The file is for ``\input`` between ``\begin{table}`` and ``\end{table}``, after ``\usepackage{booktabs}``.
     """
     texts = {
         _escaped(str(column)): [_escaped(cell(str(column), value)) for value in values]
@@ -146,7 +146,7 @@ def _escaped(text: str) -> str:
 def write_json(table: pd.DataFrame, about: Mapping[str, object], path: str | Path) -> None:
     """Write a table as JSON: `about`, plain values of any depth, and under ``rows`` an object for each row.
 
-    The numbers are not rounded; a value there is none of is null.
+    The numbers are not rounded; NaN is null.
     """
     rows = json.loads(table.to_json(orient="records", double_precision=15))
     _write(
