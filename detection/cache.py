@@ -80,7 +80,7 @@ class Cache:
             return *unwritten[path], path
         try:
             with open_image(path) as stored:
-                # np.asarray decodes the pixels; the text before them says what they took.
+                # np.asarray decodes the pixels; the text before them holds the cost.
                 return np.asarray(stored), Cost(**json.loads(stored.info["cost"])), path
         except (OSError, KeyError, TypeError, ValueError, SyntaxError):
             pixels, cost = make()
@@ -123,6 +123,6 @@ def write_png(path: Path, pixels: Pixels, cost: Cost) -> None:
     text = b"tEXtcost\0" + json.dumps(asdict(cost)).encode("latin-1")
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     with whole_file(path) as beside:
-        # In 40 % of Pillow's time, which was a tenth of a run of cheap enhancers; but OpenCV knows no text.
+        # OpenCV takes 40 % of Pillow's time, which was a tenth of a run of cheap enhancers, but it writes no text.
         png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
         beside.write_bytes(png[:_HEADER] + chunk + png[_HEADER:])

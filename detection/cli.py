@@ -229,7 +229,7 @@ def beside_gamma(enhancers: dict[str, Enhancer | Folder]) -> dict[str, Enhancer 
 
 def finetune(arguments: Sequence[str] | None = None, program: str = "-m detection finetune") -> None:
     """Fine-tune a YOLO behind each enhancer, or into the built-in detector: `detection.finetune`; see `bench`."""
-    from detection.detectors.ultralytics import WEIGHTS  # ultralytics is asked for by those who use it
+    from detection.detectors.ultralytics import WEIGHTS  # imports ultralytics only for this command
     from detection.finetune import Protocol, compare, make_built_in, training_and_testing
 
     parser = _parser(
@@ -313,7 +313,7 @@ def _told(program: str, *, goes_on: bool = True) -> Iterator[None]:
 
     A command that `goes_on` continues where it was when it is started again.
     """
-    sys.path.append(os.getcwd())  # where modules named in an argument are
+    sys.path.append(os.getcwd())  # modules named in an argument are found here
     try:
         yield
     except (ValueError, OSError, ImportError, FaultError) as error:
@@ -334,7 +334,7 @@ def _join(args: argparse.Namespace) -> bool:
         return True
     from accelerate import PartialState
 
-    # Long, since one may find its share done by an earlier run and wait for the others.
+    # A long timeout, since a process whose share was done by an earlier run waits for the others.
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=7))
     if args.device == "cuda":
         args.device = str(state.device)

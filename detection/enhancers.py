@@ -160,7 +160,7 @@ def _glare(weights: str, fidelity: str | None, device: str) -> Enhancer:
     enhance = GLAREEnhance(weights, fidelity=strength, device=device)
     try:
         enhance.model  # noqa: B018 - reads the weights: what is wrong with them is told here and not at the first image
-    except Exception as error:  # safetensors' own have nothing in common with torch's
+    except Exception as error:  # errors of safetensors and of torch have no other common class
         raise ValueError(
             f"Expected weights of GLARE at {weights} but got stuck: {one_line(error)}"
         ) from error
@@ -184,7 +184,7 @@ def _onnx(file: Path, device: str) -> Enhancer:
     wanted = ["CUDAExecutionProvider"] if kind == "cuda" else []
     try:
         session = onnxruntime.InferenceSession(str(file), providers=[*wanted, "CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own have nothing else in common
+    except Exception as error:  # errors of ONNX Runtime have no other common class
         raise ValueError(f"Expected an ONNX network at {file} but got stuck: {error}") from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":

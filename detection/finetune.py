@@ -100,10 +100,10 @@ def compare(
                     imgsz=protocol.image_size,
                     batch=protocol.batch,
                     **({"lr0": protocol.lr, "optimizer": "AdamW"} if protocol.lr else {}),
-                    augmentations=[],  # the same whether albumentations is there or not
+                    augmentations=[],  # the same with and without albumentations
                     seed=seed,
                     device=protocol.device,
-                    # Nothing is chosen by validation: what is measured is the end of the training.
+                    # Validation chooses nothing: the end of the training is measured.
                     val=False,
                     plots=False,
                     project=str(out.resolve()),
@@ -115,7 +115,7 @@ def compare(
                 faults += table.attrs["faults"]
                 table.insert(int(table.columns.get_indexer(pd.Index(["enhancer"]))[0]) + 1, "seed", seed)
                 tables.append(table)
-                # Written anew with every training, so that what is done is there whenever the run ends.
+                # Written anew after every training, so that a stopped run keeps its results.
                 write_csv(pd.concat(tables, ignore_index=True), out / "results.csv")
     table = mean_over_seeds(pd.concat(tables, ignore_index=True))
     notes = [
@@ -230,7 +230,7 @@ def make_built_in(
     start = YOLO(weights, task="detect")
     keep_exdark_classes(start.model)
     with tempfile.TemporaryDirectory() as work:
-        # Its validation images are the training images: ultralytics wants some, and the measuring half stays out.
+        # The training images serve for validation too: ultralytics needs some, and the measuring half stays out.
         write_yolo(training, Path(work) / "data")
         trained = train(
             start.model,

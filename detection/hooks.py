@@ -207,7 +207,7 @@ def features(name: str | Path = "yolo26n.pt") -> Callable[[torch.Tensor], list[t
     network.eval().requires_grad_(False).fuse(verbose=False)
     head = network.model[-1]
     seen: Any = nn.Identity()
-    # In the head's place ultralytics hands over what the head would have read.
+    # ultralytics hands the input of the head to the module in its place.
     seen.f, seen.i, seen.type, seen.np = head.f, head.i, "Identity", 0
     network.model[-1] = seen
 

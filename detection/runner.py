@@ -109,7 +109,7 @@ def collect(
     for fault in failing if progress and rank == 0 else ():
         print(f"Fault: {fault}", flush=True)
     chosen = by_name(metrics)
-    if detectors:  # an image that has no grain, say, is still there to be detected
+    if detectors:  # an image without grain, for example, still counts for the detectors
         chosen = tuple(one if one.needs_reference else where_defined(one) for one in chosen)
     run = _Run(dataset, enhancers, detectors, chosen, cache, _share(dataset, rank, processes))
     records: list[Record] = []
@@ -131,7 +131,7 @@ def collect(
         distributed.all_gather_object(parts, (records, faults))
         records = sorted((record for part, _ in parts for record in part), key=lambda record: record.sample)
         faults = sorted(fault for _, part in parts for fault in part)
-    # Of a photograph that cannot be read the same is told at every light.
+    # A photograph that cannot be read gives the same line at every light.
     told = tuple(dict.fromkeys([*dataset.faults, *failing, *(text for _, text in faults)]))
     if not records:
         raise ValueError(
@@ -176,7 +176,7 @@ class _Run:
         """Return all records of one image, and the arguments of `OnImage`."""
         sample = self.dataset.samples[number]
         title = f"{sample.name} ({sample.light})"
-        # A labelled photograph is read once per light; test sets have images of one name.
+        # Photographs of a labelled set have the same fault at every light; images of test sets may share a name.
         with blame(sample.name if self.detectors else title):
             image, reference = self.stream.load()
         with blame(title), self.stream.timing():
@@ -226,15 +226,12 @@ class _Run:
         """Return the detections of a detector, now or from before, and their cost."""
 
         def make() -> tuple[Detections, Cost]:
-            if (
-                id(detector) not in self.warm
-            ):  # kernels are chosen at the first call, which is no part of the timing
+            if id(detector) not in self.warm:
+                # Kernels are chosen at the first call, which is no part of the timing.
                 self.warm.add(id(detector))
                 with suppress(Exception):
                     detector([image.copy()])
-            copy = (
-                image.copy()
-            )  # a detector that draws into its input must not reach what is kept and measured
+            copy = image.copy()  # a detector may draw into its input
             (found,), cost = timed(lambda: detector([copy]))
             return found, cost
 

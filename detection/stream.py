@@ -108,5 +108,5 @@ class Stream:
         try:
             self._write()
         finally:
-            if not self._writing.cancel():  # it waits for the reading where there is nothing left to write
+            if not self._writing.cancel():  # it waits for the reader when nothing is left to write
                 self._writing.result()

@@ -20,7 +20,7 @@ import torch
 
 T = TypeVar("T")
 
-# As they are before our own import of ultralytics.
+# The state before our own import of ultralytics.
 _ASKED = "OMP_NUM_THREADS" in os.environ and "ultralytics" not in sys.modules
 _AT_IMPORT = torch.get_num_threads()
 

@@ -42,7 +42,7 @@ Enhance: TypeAlias = Callable[[Tensor], Tensor]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_THREADS = 2  # that read, and as many that write: either takes far less than the network
+_THREADS = 2  # to read, and as many to write: both take far less time than the network
 # Pillow tells of a broken PNG by a SyntaxError.
 _UNREADABLE = (OSError, ValueError, ImportError, SyntaxError, PIL.Image.DecompressionBombError)
 
@@ -101,7 +101,7 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
         root, found = Path(*fixed), sorted(Path(file) for file in glob.glob(name, recursive=True))
     else:
         raise FileNotFoundError(f"No such file or folder: {path}")
-    # What an earlier run wrote into a folder inside IN is no input.
+    # Results of an earlier run in a folder inside IN are no input.
     within = root.resolve() in output.resolve().parents
     files = [
         file
@@ -178,7 +178,7 @@ def _enhance_images(
     resume: bool,
     done: Callable[[Path, BaseException | None], None],
 ) -> None:
-    # By size, what was read and has not been enhanced; at most four batches, so that rare sizes do not pile up.
+    # Images that were read and not yet enhanced, by size; at most four batches, so that rare sizes do not pile up.
     groups: dict[torch.Size, list[tuple[Path, Tensor, Callable[[Tensor], None]]]] = {}
     writing: deque[tuple[Path, Future[None]]] = deque()
 
@@ -243,7 +243,7 @@ def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[T
     profile = image.info.get("icc_profile")
     if image.mode in ("CMYK", "LA", "PA", "YCbCr", "1"):
         image = image.convert("RGBA" if "A" in image.mode else "RGB")
-        profile = None  # it spoke of the old colour space
+        profile = None  # it belonged to the old colour space
     pixels, restore = as_batch(image)
 
     def save(enhanced: Tensor) -> None:
@@ -253,9 +253,9 @@ def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[T
             result = result.convert("RGB")
         form = PIL.Image.registered_extensions()[target.suffix.lower()]
         with whole_file(target) as path:
-            # Whatever the writers take, the network goes without. Of a PNG's values, differences of neighbours, it is
-            # the code for their frequencies that makes a photograph small; the search for repetitions takes most of
-            # the time and gains nothing.
+            # Time of the writers is lost to the network. PNG stores differences of neighbours; coding them by their
+            # frequencies makes a photograph small, while the search for repetitions takes most of the time and gains
+            # nothing.
             result.save(
                 path, format=form, exif=exif, icc_profile=profile, quality=95, compress_type=zlib.Z_RLE
             )

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(f"glare {args.command}: stopped", file=sys.stderr)
-        return 130  # as shells have it
+        return 130  # as in shells
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,8 +183,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged file leads the unpickler to
-        # Torch goes on to advise how to read it all the same, which is no advice for a file from elsewhere.
+    except Exception as error:  # a damaged file may lead the unpickler to any error
+        # Torch's own message advises to read the file all the same, which is unsafe for a file from elsewhere.
         asked = re.search(r"GLOBAL [\w.]+", str(error))
         reason = f"it asks for {asked[0]}" if asked else type(error).__name__
         raise ValueError(

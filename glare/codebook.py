@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from glare.config import GLAREConfig
 from glare.layers import Decoder, Encoder
 
-#: Distances held at once in the search for the nearest code: as many as stay in a core's cache, where the search is
-#: four times as fast; a GPU needs more of them to be busy.
+#: Distances that the search for the nearest code holds at once. On a CPU they stay in a core's cache, where the search
+#: is four times as fast; a GPU needs more of them to be busy.
 SEARCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
 
 

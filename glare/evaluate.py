@@ -16,7 +16,7 @@ from glare.flow import negative_log_likelihood
 from glare.metrics import gt_mean, psnr, ssim
 from glare.model import GLARE
 
-#: What the columns with GT-mean are: see `glare.metrics.gt_mean`.
+#: Names of the figures; for GT-mean see `glare.metrics.gt_mean`.
 FIGURES = ("PSNR", "SSIM", "PSNR GT-mean", "SSIM GT-mean")
 
 

@@ -25,7 +25,7 @@ from glare.layers import Attention, Upsample
 from glare.model import GLARE
 
 OPSET = 20
-#: Codes whose distances are held at once, for every position.
+#: How many codes' distances are held at once, for every position.
 _CODES_AT_ONCE = 256
 
 
@@ -74,10 +74,10 @@ def to_onnx(
     path = Path(path)
     network = _Network(model, fidelity, dtype == torch.float16).eval()
     low = torch.rand(2, 3, 41, 54)
-    least = model.config.stride + 1  # there the mirrored edge is as wide as the padding
+    least = model.config.stride + 1  # the least side whose mirrored edge is as wide as the padding
     size = torch.export.Dim("height", min=least), torch.export.Dim("width", min=least)
     shapes = {"low": {0: torch.export.Dim("batch"), 2: size[0], 3: size[1]}}
-    # The folder is made before the minute that tracing takes, so that one that cannot be made is told at once.
+    # A folder that cannot be made is told here, before the minute that tracing takes.
     with whole_file(path) as beside, torch.no_grad():
         program = torch.onnx.export(
             network,
@@ -90,7 +90,7 @@ def to_onnx(
             verbose=False,
         )
         assert program is not None
-        # The exporter notes for each node which lines of which files on this machine it comes from.
+        # The exporter notes for each node the lines and files on this machine that it comes from.
         for node in program.model.graph:
             node.metadata_props.clear()
         program.save(beside)

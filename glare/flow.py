@@ -86,7 +86,7 @@ class CouplingNetwork(nn.Module):
         self.norm1 = ActNorm(hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.norm2 = ActNorm(hidden)
-        # Zero at the start: the coupling begins as (nearly) the identity.
+        # Zeros, so that the coupling starts as (nearly) the identity.
         self.conv3 = nn.Conv2d(hidden, 2 * out_channels, 3, padding=1)
         nn.init.zeros_(self.conv3.weight)
         nn.init.zeros_(self.conv3.bias)  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ from torchvision.ops import deform_conv2d
 from glare.config import GLAREConfig
 from glare.layers import Decoder, Level
 
-#: Samples held at once by a deformable convolution. On a CPU 8 MiB, which stay in the cache: with 64 MiB it takes up
-#: to 1.9 times as long. On a GPU 256 MiB, as each strip is a dozen kernels.
+#: Samples that a deformable convolution holds at once. On a CPU 8 MiB stay in the cache; with 64 MiB it takes up to 1.9
+#: times as long. On a GPU, where each strip is a dozen kernels, 256 MiB.
 STRIP_ELEMENTS, GPU_STRIP_ELEMENTS = 2**21, 2**26
 
 
@@ -45,13 +45,13 @@ class Warp(nn.Module):
         self.groups = groups
         self.reduce = nn.Conv2d(channels, reduced, 1) if reduced else nn.Identity()
         self.guide = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        # Per group and tap: dy, dx, then the masks. Zero at the start: an ordinary convolution at half strength.
+        # Per group and tap: dy, dx, then the masks. Zeros start as an ordinary convolution at half strength.
         self.offsets = nn.Conv2d(channels, groups * 3 * 9, 3, padding=1)
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
         self.weight = nn.Parameter(torch.empty(channels, reduced or channels, 3, 3))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        # Away from zero: `Fusion` divides by the mean of what comes out.
+        # Away from zero, because `Fusion` divides by the mean of the result.
         self.bias = nn.Parameter(torch.full((channels,), 0.5))
 
     def forward(self, code: Tensor, target: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Warp(nn.Module):
         """Return where and how much is sampled: offsets (B,18·groups,H,W) in positions and masks (B,9·groups,H,W)."""
         raw: Tensor = self.offsets(self.guide(torch.cat((code, target), 1)))
         offset, mask = torch.split(raw.to(self.weight.dtype), [self.groups * 18, self.groups * 9], 1)
-        # torchvision's kernel reads out of bounds, and the process dies, where an offset is NaN.
+        # At an offset of NaN torchvision's kernel reads out of bounds, and the process dies.
         return torch.nan_to_num(offset), torch.sigmoid(mask)
 
     def gain(self, warped: Tensor, target: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Warp(nn.Module):
             the part, (B,C',h,w).
         """
         with torch.autocast(source.device.type, enabled=False):
-            # torchvision knows no parts.
+            # torchvision's kernel takes whole maps alone.
             if source.device.type == "cpu" or offset.shape[2:] != source.shape[2:]:
                 return _sampled_convolution(source, offset, self.weight, self.bias, mask, corner)
             return deform_conv2d(source, offset, self.weight, self.bias, padding=1, mask=mask)  # type: ignore[no-any-return]
@@ -160,7 +160,7 @@ class Detail(nn.Module):
         """Mix the decoder's image (B,3,H,W) and the input's logarithm (B,3,H,W) to the image (B,3,H,W)."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.of_part(image, seen, fidelity)
-        # In strips of rows, which stay in a core's cache: whole maps at this size would be the peak of the memory.
+        # Strips of rows stay in a core's cache; whole maps at this size would be the peak of the memory.
         height, width = image.shape[2:]
         rows = max(16, STRIP_ELEMENTS // (2 * self.conv.in_channels * width * len(image)))
         strips = []
@@ -168,7 +168,7 @@ class Detail(nn.Module):
             first, last = (
                 max(top - 3, 0),
                 min(top + rows + 3, height),
-            )  # three convolutions see three rows beside
+            )  # three convolutions see three rows more
             part = self.of_part(image[:, :, first:last], seen[:, :, first:last], fidelity)
             strips.append(part[:, :, top - first : top - first + rows])
         return torch.cat(strips, 2) if len(strips) > 1 else strips[0]

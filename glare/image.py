@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 
-#: What can be enhanced: a PIL image (RGB, RGBA, L, P), an (H,W,3) array or a (...,3,H,W) tensor.
+#: An image that can be enhanced: a PIL image (RGB, RGBA, L, P), an (H,W,3) array or a (...,3,H,W) tensor.
 Image: TypeAlias = "PIL.Image.Image | np.ndarray[Any, Any] | Tensor"
 
 _MODES = ("RGB", "RGBA", "L", "P")
@@ -121,7 +121,7 @@ def _pil_as_batch(image: PIL.Image.Image) -> tuple[Tensor, Callable[[Tensor], PI
             result = result.quantize()
         elif image.mode == "L":
             result = result.convert("L")
-        # What the file said of the picture (profile, resolution) still holds, but for a transparent colour.
+        # The file's information on the picture (profile, resolution) still holds, except for a transparent colour.
         result.info = {key: value for key, value in image.info.items() if key != "transparency"}
         return result
 
@@ -143,7 +143,7 @@ def _check_range(pixels: Tensor) -> None:
     low, high = torch.aminmax(pixels.detach())
     if torch.isnan(low):
         raise ValueError("Expected an image with values in [0,1] but got NaN.")
-    # Compared as tensors, so that 1.1 in half precision is not above 1.1.
+    # The comparison is one of tensors, so that 1.1 in half precision is not above 1.1.
     if low < -_OVERSHOOT or high > 1.0 + _OVERSHOOT:
         raise ValueError(
             f"Expected a float image with values in [0,1] but got values in [{low:.4g}, {high:.4g}]."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from glare.config import GLAREConfig
 
-#: Scores held at once by attention in bfloat16 on a CPU: 16 MiB, and their softmax as much.
+#: Scores that attention in bfloat16 on a CPU holds at once: 16 MiB, and as much for their softmax.
 SCORES_AT_ONCE = 2**23
 
 
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B,in,H,W) to (B,out,H,W)."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.norm2(h)  # lets go of what the first convolution made, before the second needs room
+        h = self.norm2(h)  # frees the result of the first convolution before the second needs room
         h = self.conv2(F.silu(h, inplace=True))
         return h.add_(self.shortcut(x))  # type: ignore[no-any-return]
 
@@ -89,8 +89,8 @@ class Attention(nn.Module):
         """Average the values (B,1,M,C), weighted by how well their keys (B,1,M,C) fit each query (B,1,N,C)."""
         if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.is_grad_enabled():
             return F.scaled_dot_product_attention(q, k, v)
-        # Where a CPU has AVX512-BF16, torch's kernel is no faster in bfloat16 than in float32, but products of matrices
-        # are four times as fast: so by those, in blocks of rows.
+        # On a CPU with AVX512-BF16, torch's kernel is no faster in bfloat16 than in float32, but products of matrices
+        # are four times as fast. So attention is computed by such products, in blocks of rows.
         keys = k.mT * k.shape[-1] ** -0.5
         rows = max(1, SCORES_AT_ONCE // (len(k) * k.shape[2]))
         return torch.cat([torch.softmax(block @ keys, -1) @ v for block in torch.split(q, rows, 2)], 2)
@@ -100,7 +100,7 @@ def fold(image: Tensor, stem: int) -> Tensor:
     """Turn squares of ``stem`` × ``stem`` pixels into channels: (B,3,H,W) -> (B,3·stem²,H/stem,W/stem)."""
     if stem == 1:
         return image
-    # Convolutions of few channels spend half their time on changing the order of any other format.
+    # In any other memory format, convolutions of few channels spend half their time on reordering.
     return F.pixel_unshuffle(image, stem).contiguous(memory_format=torch.channels_last)
 
 
@@ -132,8 +132,8 @@ class Upsample(nn.Module):
         """Map (B,in,H,W) to (B,out,2H,2W)."""
         if torch.is_grad_enabled():
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
-        # The same as one transposed convolution whose 4×4 kernel is the 3×3 kernel summed over the four equal
-        # pixels: 4/9 of the work, and the enlarged map is never stored. Its gradients are noisier in float32.
+        # One transposed convolution gives the same: its 4×4 kernel is the 3×3 kernel summed over the four equal
+        # pixels. It takes 4/9 of the work and never stores the enlarged map. Its gradients are noisier in float32.
         weight = self.conv.weight.flip(2, 3)
         rows = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
         kernel = F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))

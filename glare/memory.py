@@ -25,7 +25,7 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
-    # Little, because processes that work side by side share it.
+    # A small share, because processes that work side by side divide the memory.
     return min(main_memory() // 4, 3 * 2**30)
 
 

@@ -64,7 +64,7 @@ def ssim_maps(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         t = F.conv2d(t, window.view(1, 1, -1, 1).expand(channels, 1, WINDOW, 1), groups=channels)
         return F.conv2d(t, window.view(1, 1, 1, -1).expand(channels, 1, 1, WINDOW), groups=channels)
 
-    # Differences of nearly equal numbers: never in bfloat16.
+    # These are differences of nearly equal numbers, so never in bfloat16.
     with torch.autocast(image.device.type, enabled=False):
         mean_x, mean_y = blur(image), blur(reference)
         var_x = blur(image * image) - mean_x.square()
@@ -110,7 +110,7 @@ class LPIPS(nn.Module):
         except ModuleNotFoundError as error:
             raise ImportError(f'{error}. LPIPS needs its extra: pip install "glare-torch[lpips]"') from error
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of torchvision, about how lpips asks for AlexNet
+            warnings.simplefilter("ignore", UserWarning)  # torchvision warns of how lpips asks for AlexNet
             self.network = lpips.LPIPS(
                 net="alex", pretrained=file is None, pnet_rand=file is not None, verbose=False
             )
@@ -119,7 +119,7 @@ class LPIPS(nn.Module):
                 content = torch.load(file, map_location="cpu", weights_only=True)
             except OSError:
                 raise
-            except Exception as error:  # whatever a damaged file leads the unpickler to
+            except Exception as error:  # a damaged file may lead the unpickler to any error
                 raise ValueError(
                     f"{file} does not hold the weights of LPIPS-alex: it is damaged or no file of tensors "
                     f"({type(error).__name__})."

@@ -62,7 +62,7 @@ class GLARE(nn.Module):
         Its results are those of this model, to rounding, now and whatever becomes of this model's parameters. It
         passes gradients to the image; its parameters take none.
         """
-        with torch.inference_mode(False):  # tensors made in it could take no part in a gradient
+        with torch.inference_mode(False):  # tensors made in inference mode could not take part in a gradient
             frozen = copy.deepcopy(self).requires_grad_(False)
             return frozen.to(memory_format=torch.channels_last).eval()
 
@@ -81,7 +81,7 @@ class GLARE(nn.Module):
     def pad(self, low: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Pad images (B,3,H,W) to sides that the network takes; return also the function that cuts a result back."""
         stride = self.config.stride
-        # A latent of a single position is refused by GroupNorm.
+        # GroupNorm refuses a latent of a single position.
         return pad(low, stride if min(low.shape[2:]) > stride else 2 * stride)
 
     def cut(self, *images: Tensor) -> list[Tensor]:
@@ -92,7 +92,7 @@ class GLARE(nn.Module):
 
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
         """Run stage II on (B,3,H,W), multiples of the stride: the normal-light latent (B,C,h,w) and the condition."""
-        # Convolutions of few channels spend half their time on changing the order of any other format.
+        # In any other memory format, convolutions of few channels spend half their time on reordering.
         condition: Condition = self.condition(low.contiguous(memory_format=torch.channels_last))
         return self.invert(condition.feature, condition.mean), condition
 
@@ -139,5 +139,5 @@ class GLARE(nn.Module):
         padded, crop = self.pad(low)
         latent, condition = self.restore_latent(padded)
         skips = list(condition.skips)
-        del condition  # `consume` lets go of one map after the other, which nothing else may hold then
+        del condition  # so that nothing but the list holds the maps that `consume` lets go of
         return crop(self.fusion.consume(latent, self.code_features(latent), skips, fidelity))

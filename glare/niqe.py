@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 FILE = Path(__file__).with_name("niqe.safetensors")
 BLOCK = 96
-#: 18 on the image itself and 18 at half its size.
+#: 18 features of the image itself and 18 at half its size.
 FEATURES = 36
 WINDOW = 7
 SIGMA = 7 / 6
@@ -159,7 +159,7 @@ def _fit(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     skew = left / right
     ratio = values.abs().mean((-2, -1)).square() / square.mean((-2, -1))
     ratio = ratio * (skew**3 + 1) * (skew + 1) / (skew.square() + 1).square()
-    # The ratio grows with the shape: the nearest entry of a table.
+    # The ratio grows with the shape, so the shape is the nearest entry of a table.
     shapes = SHAPES.to(values.device)
     log1, log2, log3 = (torch.lgamma(k / shapes) for k in (1, 2, 3))
     ratios = torch.exp(2 * log2 - log1 - log3)

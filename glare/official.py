@@ -11,7 +11,7 @@ from torch import Tensor
 from glare.config import GLAREConfig
 from glare.model import GLARE
 
-# The official names, as regular expressions, and ours. The first rules name the part, the others what lies in it.
+# The official names, as regular expressions, and ours. The first rules name the part, the others the layers in it.
 _NETG_PARTS = (
     (r"RRDB\.encoder\.", "condition.encoder."),
     (r"RRDB\.cond_conv\.0\.", "condition.feature."),

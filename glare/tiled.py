@@ -33,17 +33,17 @@ from glare.model import GLARE
 
 #: The least side of a tile in pixels.
 SMALLEST = 32
-#: Bytes of a map before which free memory is given back: with smaller ones the peak is low, and it takes time.
+#: Bytes of a map before which free memory is given back. Giving back takes time, and smaller maps keep the peak low.
 GREAT = 2**28
-#: Side of a tile in pixels where nobody asked for another: what full attention then sees, and a GPU is busy with.
+#: Default side of a tile in pixels: the field of view of full attention, and enough to keep a GPU busy.
 TILE = 512
-#: Values of a map at full size in a tile, on a CPU where attention is pooled and sees the whole image: they stay in the
-#: cache.
+#: Values of a map at full size in a tile on a CPU, where attention is pooled and sees the whole image. So many stay in
+#: the cache.
 CPU_TILE_VALUES = 9 * 2**18
-#: Pixels of several images that go through the network at once: a clip of hundreds of frames would not fit.
+#: Pixels of several images that go through the network at once; a clip of hundreds of frames would not fit.
 PIXELS_AT_ONCE = 2**20
-#: Values of a map at full size above which a CPU is faster in tiles: blocks of more than 32 MB are new memory each
-#: time, which the system zeroes.
+#: Values of a map at full size above which a CPU is faster in tiles, because blocks of more than 32 MB are new memory
+#: each time, which the system zeroes.
 CPU_WHOLE_VALUES = 2**24
 
 
@@ -61,14 +61,14 @@ class Tiling:
     def __init__(self, tile: Literal["auto"] | int | None) -> None:
         given: object = tile
         if isinstance(given, Integral):
-            tile = int(given)  # NumPy's integers are none of Python's
+            tile = int(given)  # NumPy's integers are no Python integers
         number = type(tile) is int and tile >= SMALLEST
         if not (tile is None or (isinstance(tile, str) and tile == "auto") or number):
             raise ValueError(
                 f"Expected argument `tile` to be 'auto', None or an integer of at least {SMALLEST} but got {given!r}."
             )
         self.tile = tile
-        self._limit: int | None = None  # pixels at once, since more of them did not fit
+        self._limit: int | None = None  # pixels at once, after more of them did not fit
 
     def check_whole(self, pixels: Tensor) -> None:
         """Raise ValueError if images (B,3,H,W) would be cut: a gradient takes them whole."""
@@ -114,7 +114,7 @@ class Tiling:
                 tried = len(part) * area if tile is None else tile**2
                 if self.tile is None or tried < 4 * SMALLEST**2:
                     raise
-            # Not in the handler, which keeps alive what the failed attempt has filled the memory with.
+            # Outside of the handler, which keeps the tensors of the failed attempt alive.
             if self._limit is None:
                 warnings.warn(
                     f"Out of memory on {device} with {tried:,} pixels at once: going on with fewer.",
@@ -134,7 +134,7 @@ class Tiling:
         else:
             room = memory.available(device) / memory.bytes_per_pixel(model.config)
             tile_room = TILE**2
-            # Where tiles give the same result; what they make of full attention is for want of memory alone.
+            # Only where tiles give the same result: with full attention they are for want of memory alone.
             if device.type == "cpu" and model.config.attention_grid is not None:
                 values = model.config.channels / model.config.stem**2
                 room, tile_room = min(room, CPU_WHOLE_VALUES / values), CPU_TILE_VALUES / values
@@ -177,7 +177,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         return tiles.through([*decoder.middle, *decoder.level2], h)
 
     def to_half(decoder: Decoder, h: Tensor) -> Tensor:
-        # Lets go of what it is made from: in what follows the memory has its peak.
+        # The argument is freed here, since the memory has its peak in what follows.
         h = tiles.run(decoder.up1, h)
         return tiles.through(decoder.level1, h)
 
@@ -185,7 +185,7 @@ def _enhance_one(model: GLARE, low: Tensor, tile: int, fidelity: float) -> Tenso
         return tiles.warped(cast(Warp, fusion.warp[str(level)]), code, h) if level in warped_levels else h
 
     def mixed(level: str, h: Tensor, skip: Tensor) -> Tensor:
-        # In the place of ``h``, but in bfloat16, where the mix-up gives float32.
+        # ``h`` is overwritten, except in bfloat16, where the mix-up gives float32.
         into = h if h.dtype == fusion.mix[level].theta.dtype else None
         return tiles.run(lambda skip, h: fusion.mix[level](skip, h, fidelity), skip, h, reach=0, into=into)
 
@@ -250,7 +250,7 @@ class _Tiles:
 
     def through(self, layers: Iterable[nn.Module], x: Tensor, *before: nn.Module) -> Tensor:
         """Apply residual blocks of one width and attentions, after ``before``; without that, ``x`` is overwritten."""
-        h: Tensor | None = None  # one map for all blocks: memory that is new costs the system's time
+        h: Tensor | None = None  # one map for all blocks, since new memory costs time
         for layer in layers:
             if isinstance(layer, Attention):
                 x = self.attended(layer, x)
@@ -259,7 +259,7 @@ class _Tiles:
             start = nn.Sequential(*before, block.shortcut)
             h = self.convolved(block.norm1, block.conv1, x, *before, into=h)
             normalised = self.norm(block.norm2, h)
-            # Of ``x`` a pixel sees itself alone, if it comes in as it is.
+            # Without a shortcut each pixel of the result needs one pixel of ``x``, which may be overwritten.
             x = self.run(
                 lambda h, x: block.conv2(F.silu(normalised(h), inplace=True)).add_(start(x)),  # noqa: B023
                 h,
@@ -274,12 +274,12 @@ class _Tiles:
         normalised = self.norm(attention.norm, x)
         if attention.grid is None:
             return x.add_(_in_windows(attention, normalised(x), self.tile // 4))
-        context = normalised(attention.pooled(x))  # a mean of normalised pixels is a normalised mean
+        context = normalised(attention.pooled(x))  # the mean of normalised pixels is the normalised mean
         return self.run(lambda x: x + attention.attend(normalised(x), context), x, reach=0, into=x)
 
     def warped(self, warp: Warp, code: Tensor, h: Tensor) -> Tensor:
         """Return the sum of ``h`` and the warped ``code``."""
-        source = warp.source(code)  # whole: an offset may point anywhere
+        source = warp.source(code)  # whole, since an offset may point anywhere
 
         def of_tile(code: Tensor, h: Tensor, row: Tensor, column: Tensor) -> Tensor:
             corner = int(row[0, 0, 0, 0]), int(column[0, 0, 0, 0])
@@ -344,8 +344,8 @@ class _Tiles:
         """Yield the rows and columns of each tile, and its own part of ``function(*maps)``, at 1/step of the size."""
         coarsest = max(self.height // m.shape[2] for m in maps)
         halo = reach * coarsest
-        # Twice as many pixels at 1/4 of the size, where they hold fewer values. As whole rows, which lie side by side
-        # in memory: of other parts each convolution would make a copy. But of no less than twice what they see beside.
+        # A tile has twice as many pixels at 1/4 of the size, where they hold fewer values. It has whole rows, which are
+        # contiguous in memory, since each convolution would copy other parts; and at least twice as many as its halo.
         area = self.tile**2 * max(1, coarsest // 2)
         height = min(self.height, max(16, 4 * halo, area // self.width))
         for rows in spans(self.height, height, halo):
@@ -366,7 +366,7 @@ class _Tiles:
 def _sums(norm: Norm, x: Tensor) -> Tensor:
     """Return number, sum and sum of squares of the values in each group of a norm, on a map (1,C,h,w): (3,G)."""
     pixels = x.shape[2] * x.shape[3]
-    # On a CPU five times as fast as `torch.var_mean`, which takes as long as a convolution.
+    # This is five times as fast on a CPU as `torch.var_mean`, which takes as long as a convolution.
     _, mean, rstd = torch.native_group_norm(
         x.to(norm.weight.dtype), None, None, 1, norm.num_channels, pixels, norm.num_groups, 0.0
     )

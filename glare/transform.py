@@ -136,7 +136,7 @@ class GLAREEnhance(v2.Transform):
         self.trainable = trainable
         self._tiling = Tiling(tile)
 
-        # A list hides the frozen model from nn.Module: what is read at the first image is no state of it.
+        # A list hides the frozen model from nn.Module, since weights read at the first image are no state of it.
         self._frozen: list[GLARE] = []
         if trainable:
             model = weights if isinstance(weights, GLARE) else glare_weights.load(weights)
@@ -144,7 +144,7 @@ class GLAREEnhance(v2.Transform):
         elif isinstance(weights, GLARE):
             self._frozen.append(weights.optimize())
         else:
-            glare_weights.check_whole(weights)  # told here, not at the first image
+            glare_weights.check_whole(weights)  # errors here, not at the first image
 
     @property
     def model(self) -> GLARE:

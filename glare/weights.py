@@ -177,7 +177,7 @@ def save(
     config = json.dumps(model.config.to_dict())
     metadata = {"format": "pt", "config": config, "history": json.dumps(list(history))}
     with whole_file(path) as beside:
-        # Not `save_file`, which makes a file that only its owner can read.
+        # `save_file` would make a file that only its owner can read.
         beside.write_bytes(serialize(tensors, metadata))
     return path
 

@@ -58,7 +58,7 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
         if not hasattr(found, "identity"):
             return _Yours(found, f"{name} {source(name.partition(':')[0])}")
         return found
-    # Asked for by those who use it, and no one else.
+    # Imported only when a YOLO is asked for, because of its licence.
     from detection.detectors.ultralytics import YOLODetector, built_in
 
     return built_in(device) if name == BUILT_IN else YOLODetector.from_name(name, device)

@@ -48,7 +48,7 @@ class TorchvisionDetector:
                 model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             except FileNotFoundError:
                 raise
-            except Exception as error:  # whatever a damaged file leads the unpickler to
+            except Exception as error:  # a damaged file may lead the unpickler to any error
                 raise ValueError(
                     f"Expected weights of {name} at {weights} but got stuck: {one_line(error)}"
                 ) from error

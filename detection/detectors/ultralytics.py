@@ -57,7 +57,7 @@ class YOLODetector:
         self._model = model
         self._device = device
         self._image_size = image_size
-        # Now, since ultralytics folds the normalisation into the convolutions at the first image.
+        # Before the first image, at which ultralytics folds the normalisation into the convolutions.
         network: Any = model.model
         weights = weights_of(network) if isinstance(network, nn.Module) else fingerprint(Path(str(network)))
         self.identity = (
@@ -77,7 +77,7 @@ class YOLODetector:
         """
         path = Path(name)
         own = {str(name), f"{path.stem}u.pt"} & GITHUB_ASSETS_NAMES  # yolov5s.pt is yolov5su.pt today
-        # For any other name of a checkpoint ultralytics asks GitHub.
+        # ultralytics would ask GitHub for any other name of a checkpoint.
         if path.suffix == ".pt" and not (own or path.exists() or "://" in str(name)):
             raise FileNotFoundError(f"Expected a checkpoint at {name} but there is none.")
         try:
@@ -86,7 +86,7 @@ class YOLODetector:
             found.names  # noqa: B018 - loads what is no checkpoint, such as an ONNX file
         except FileNotFoundError:
             raise
-        except Exception as error:  # whatever a damaged file leads the unpickler to
+        except Exception as error:  # a damaged file may lead the unpickler to any error
             raise ValueError(f"Expected a detector at {name} but got stuck: {one_line(error)}") from error
         if model.task != "detect":
             raise ValueError(f"Expected a detector at {name} but got a model for the task {model.task!r}.")
@@ -111,7 +111,7 @@ class YOLODetector:
 
     def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
         """Find objects in (H, W, 3) uint8 RGB images; see `Detector`."""
-        # One by one: ultralytics pads the images of a batch alike, so a neighbour could change a result.
+        # One by one, since ultralytics pads the images of a batch alike, so that a neighbour could change a result.
         with threads(torch.get_num_threads()):
             return [self._detect(image) for image in images]
 

@@ -59,8 +59,8 @@ class Ranked:
             thresholds: which of the T.
         """
         places_of = [np.flatnonzero(true) for true in self.true_positive[thresholds]]
-        # Precision falls from one true positive to the next, so that only those matter: how many there were, and
-        # how many detections. That is counted once for all thresholds.
+        # Precision falls from one true positive to the next, so that only the counts of true positives and of
+        # detections there matter. The detections are counted once for all thresholds.
         places = np.unique(np.concatenate(places_of))
         image = self.image[: places[-1] + 1 if len(places) else 0]
         first = np.searchsorted(places, np.arange(len(image)))
@@ -117,7 +117,7 @@ class Curve:
     @property
     def coco(self) -> NDArray[np.float64]:
         """COCO's average precision, (R,), the mean at 101 recalls; NaN where nothing is to be found."""
-        # How many of the recalls are reached with each true positive.
+        # The number of recalls that each true positive reaches.
         reached = np.searchsorted(RECALLS, self.recall, side="right")
         return self._mean(np.diff(reached, axis=0, prepend=0) / len(RECALLS))
 
@@ -242,7 +242,7 @@ class Matches:
         once = np.ones((1, 1), dtype=np.int64)
         total, occurs = np.zeros((2, len(self.voc[0].positives)))
         for ranked in self.coco[0]:
-            order = np.argsort(ranked.image, kind="stable")  # the surest of an image stays its first
+            order = np.argsort(ranked.image, kind="stable")  # the best detection of an image stays its first
             starts = np.searchsorted(ranked.image[order], np.arange(len(ranked.positives) + 1))
             for image in np.flatnonzero(ranked.positives):
                 its = order[starts[image] : starts[image + 1]]

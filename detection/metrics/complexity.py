@@ -27,13 +27,13 @@ def complexity(enhance: Enhancer | Folder) -> tuple[float, float]:
         return float("nan"), float("nan")
     parts: nn.Module = network
     if isinstance(network, GLAREEnhance):
-        parts = network.model  # which is frozen, and so no child of the transform
+        parts = network.model  # no child of the transform where it is frozen
     parameters = sum(parameter.numel() for parameter in parts.parameters()) / 1e6
     grey = np.full((SIDE, SIDE, 3), 64, dtype=np.uint8)
     try:
         with torch.no_grad(), flop_counter() as counter:
             network(grey)
-    except Exception:  # a network of somebody else's that does not take this size
+    except Exception:  # somebody else's network may not take this size
         return parameters, float("nan")
     return parameters, counter.get_total_flops() / 1e9
 

@@ -67,7 +67,7 @@ def psnr(image: NDArray[Any], reference: NDArray[Any]) -> float:
     if image.dtype == reference.dtype == np.uint8:
         import cv2
 
-        squares = cv2.norm(image, reference, cv2.NORM_L2SQR)  # exact, and without the way to floats
+        squares = cv2.norm(image, reference, cv2.NORM_L2SQR)  # exact, without conversion to floats
         return float(10 * np.log10(255**2 * image.size / squares)) if squares else float("inf")
     return float(metrics.psnr(as_tensor(image), as_tensor(reference)))
 
@@ -91,7 +91,7 @@ def ssim(image: NDArray[Any], reference: NDArray[Any]) -> float:
     beyond = metrics.WINDOW - 1
     (x, mean_x), (y, mean_y) = (_centred(pixels) for pixels in (image, reference))
     total = 0.0
-    # In bands: what is computed on the way stays in the processor's cache.
+    # In bands, so that intermediate maps stay in the processor's cache.
     for top in range(0, height - beyond, _BAND):
         rows = slice(top, top + _BAND + beyond)
         total += float(_ssim_map(x[rows], y[rows], mean_x, mean_y).sum(dtype=np.float64))
@@ -123,7 +123,7 @@ def _ssim_map(x: NDArray[Any], y: NDArray[Any], mean_x: float, mean_y: float) ->
 
     near_x, near_y = mean(x), mean(y)
     covariance = mean(x * y) - near_x * near_y
-    variances = mean(x * x + y * y) - (near_x * near_x + near_y * near_y)  # of both together
+    variances = mean(x * x + y * y) - (near_x * near_x + near_y * near_y)  # the sum of both
     near_x, near_y = near_x + mean_x, near_y + mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values: NDArray[Any] = (2 * near_x * near_y + c1) * (2 * covariance + c2)

@@ -41,7 +41,7 @@ def find_leakage(
             continue
         try:
             overlaps = find_overlaps(files, trained)
-        except ValueError as error:  # what Pillow reads and torchvision does not; no reason to lose the table
+        except ValueError as error:  # Pillow reads files that torchvision does not; the table is worth more
             lines.append(f"Warning: whether {title} was trained on test images was not checked: {error}")
             continue
         found |= dict.fromkeys(names, overlaps)

@@ -47,7 +47,7 @@ class Pictures:
         panels = [Panel("labelled", image, labelled, scores=False)]
         panels += [Panel(f"{name}, {sample.light}", image, found) for name, (image, found) in seen.items()]
         self._rows.append(side_by_side([panels], self.classes))
-        # Written anew with every light, so that it is whole whenever the run ends.
+        # The picture is written anew with every light, so that it is whole whenever the run ends.
         save_picture(stacked(self._rows), self.folder / self.file(sample))
 
     def file(self, sample: Sample) -> str:
@@ -62,7 +62,7 @@ def remove_pictures(folder: Path, but: Collection[str]) -> None:
     except (OSError, ValueError):
         return
     for name in set(earlier) - set(but):
-        if Path(name).name == name:  # whatever became of the file, nothing beside the folder is touched
+        if Path(name).name == name:  # a damaged file must not lead outside of the folder
             (folder / name).unlink(missing_ok=True)
 
 
@@ -84,7 +84,7 @@ def write_bench(
     write_latex(short, notes, folder / "results.tex")
     write_json(table, {**made_with, "notes": notes}, folder / "results.json")
     figures = []
-    for old in folder.iterdir():  # of an earlier run, whose detectors may have been others
+    for old in folder.iterdir():  # charts of an earlier run, perhaps with other detectors
         if re.fullmatch(r"(by_light|precision_recall)(-.+)?\.(png|pdf)", old.name):
             old.unlink()
     for stem, caption, chart in _charts(results, table):
@@ -118,7 +118,7 @@ def _charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, C
     everywhere = table[table["place"] == "all"] if "place" in table else table
     for name in results.detectors:
         rows = everywhere[everywhere["detector"] == name] if name else everywhere
-        # The interval of the difference, from where raw stands.
+        # The interval of the difference, drawn from raw's value.
         of_raw = rows["mAP50"] - rows["dmAP50"]
         rows = rows.assign(low=of_raw + rows["dmAP50_low"], high=of_raw + rows["dmAP50_high"])
         end = re.sub(r"[^\w.-]", "_", f"-{name}") if name else ""

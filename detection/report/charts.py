@@ -63,7 +63,7 @@ def bars(
     for i, name in enumerate(names):
         rows = table[table[series] == name]
         at = np.array([groups.index(of) for of in rows[group]]) + (i - (len(names) - 1) / 2) * height
-        lengths = rows[value].where(np.isfinite(rows[value]))  # the PSNR of equal images has no end
+        lengths = rows[value].where(np.isfinite(rows[value]))  # the PSNR of equal images is infinite
         axes.barh(at, lengths, height, label=name, color=_colour(i))
         if interval is not None:
             low, high = (rows[column].to_numpy(dtype=float) for column in interval)
@@ -103,7 +103,7 @@ def curves(
 
 
 def _new(height: float) -> tuple[Figure, Axes]:
-    # Not by pyplot, which keeps every figure and may ask for a screen.
+    # pyplot would keep every figure and may need a screen.
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 

@@ -15,7 +15,7 @@ from pandas.api.types import is_numeric_dtype
 
 from glare.files import whole_file
 
-# By the column's name, or the first word of it, so that PSNR_low has as many as PSNR.
+# By the column's name, or the first word of it, so that PSNR_low has as many decimals as PSNR.
 _DECIMALS = {
     "PSNR": 2,
     "NIQE": 2,

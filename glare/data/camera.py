@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur, resize
 
 from glare.data.degrade import linear_to_srgb, random_degrade, sample_cast, srgb_to_linear
 
-#: How often a sensor alone, as in the tests, and how often of the other nights a quiet camera.
+#: Share of a bare sensor, as in the tests, and among the other nights the share of a quiet camera.
 SENSOR_SHARE, QUIET_SHARE = 0.3, 0.55
 
 #: Kernels by which Malvar, He and Cutler ("High-quality linear interpolation for demosaicing of Bayer-patterned color
@@ -138,7 +138,7 @@ def _developed(light: Tensor, quiet: bool, draw: Draw) -> Tensor:
         electrons = electrons + draw.uniform(0.1, 1.0) * draw.normal(raw.shape[0], 1)
     raw = electrons / well
     if draw.chance(0.5):
-        raw = raw.clamp(min=0.0)  # no black level that keeps what is below
+        raw = raw.clamp(min=0.0)  # without a black level that would keep negative values
     night = (
         demosaic(raw, red, smooth=draw.chance(0.3)) * gains * sample_cast(draw.generator, 0.08).view(3, 1, 1)
     )
@@ -176,7 +176,7 @@ def demosaic(raw: Tensor, red: tuple[int, int], smooth: bool = False) -> Tensor:
         kernels[1, 2, 1], kernels[1, 2, 3] = 0.5, 0.5
         kernels[2, 1, 2], kernels[2, 3, 2] = 0.5, 0.5
         kernels[3, 1:4, 1:4] = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 0, 1]]) / 4
-    padded = F.pad(raw[None, None], (2, 2, 2, 2), mode="reflect")  # which keeps the colours' places
+    padded = F.pad(raw[None, None], (2, 2, 2, 2), mode="reflect")  # so that the colours keep their places
     green, in_row, in_column, across = F.conv2d(padded, kernels[:, None])[0]
     result = torch.stack((raw, raw, raw))
     for colour, (r, c) in ((0, (row, column)), (2, (1 - row, 1 - column))):
@@ -200,7 +200,7 @@ def denoise(image: Tensor, strength: float, radius: int) -> Tensor:
     if strength == 0.0:
         return image
     luma = image.mean(0, keepdim=True)
-    # Of white noise, what a 3×3 mean takes away is 0.94 of the deviation; its mean size 0.80 of that.
+    # A 3×3 mean removes 0.94 of the deviation of white noise, whose mean size is 0.80 of that.
     noise = (luma - _box(luma, 1)).abs().mean() / 0.75
     colour = image - luma
     luma = _guided(luma, luma, radius, (strength * noise).square())
@@ -217,7 +217,7 @@ def _guided(image: Tensor, guide: Tensor, radius: int, floor: Tensor) -> Tensor:
 
 def _box(image: Tensor, radius: int) -> Tensor:
     """Return the mean over the square of a radius, at the border over the part of it that lies within."""
-    # By a summed-area table, a tenth of the time of `F.avg_pool2d`.
+    # A summed-area table takes a tenth of the time of `F.avg_pool2d`.
     sums = image.double()
     for dim in (1, 2):
         at = torch.arange(image.shape[dim])

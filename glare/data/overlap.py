@@ -33,7 +33,7 @@ BITS = 64
 #: Pictures whose fingerprints differ in no more bits are the same. Measured on LOL-v1, BSDS500 and COCO: a window and
 #: its photograph, compressed, resized or brightened, differ in 0 to 8 bits, strangers in 12 and more.
 NEAR = 8
-#: A square is looked at in so many pixels.
+#: Side in pixels at which a square is looked at.
 SIDE = 32
 
 _WAVES = torch.cos(math.pi / SIDE * (torch.arange(SIDE) + 0.5) * torch.arange(SIDE)[:, None])

@@ -19,11 +19,11 @@ from glare.data.degrade import generator_for
 from glare.files import IMAGE_SUFFIXES
 from glare.image import to_float
 
-#: Those that torchvision does not decode.
+#: Endings of files that torchvision does not decode.
 _PILLOWS = {".bmp", ".tif", ".tiff"}
 #: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
 PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
-#: Decoded images that each reading process keeps: to decode takes longer than to cut.
+#: Bytes of decoded images that each reading process keeps, since decoding takes longer than cutting.
 DECODED_BYTES = 2**30
 
 
@@ -108,8 +108,8 @@ def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
     try:
         with PIL.Image.open(path) as image:
             return image.size
-    # Pillow tells of a broken PNG by a SyntaxError. Where ultralytics was imported, which replaces `PIL.Image.open`,
-    # any file that is no image ends in an ImportError.
+    # Pillow reports a broken PNG by a SyntaxError. After an import of ultralytics, which replaces `PIL.Image.open`,
+    # any file that is no image raises an ImportError.
     except (OSError, SyntaxError, ImportError, PIL.Image.DecompressionBombError) as error:
         problems.append(f"{path} cannot be read: {error}")
         return None

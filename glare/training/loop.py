@@ -31,11 +31,11 @@ from glare.files import whole_file
 from glare.training.stages import Stage
 
 CHECKPOINT = "checkpoint.pt"
-#: A loss beyond this is as good as infinite: an exploding log-determinant, say.
+#: A loss beyond this counts as infinite, such as that of an exploding log-determinant.
 EXPLODED = 1e5
-#: Where the last third begins, for `Settings.last_crop`.
+#: Share of the run after which the last third begins, for `Settings.last_crop`.
 LAST = 2 / 3
-#: Validation pairs that are shown.
+#: How many validation pairs are shown.
 SHOWN = 4
 
 
@@ -129,7 +129,7 @@ class Run:
     """A stage in training: see `train`."""
 
     def __init__(self, stage: Stage, data: Crops, val: Path | None, settings: Settings) -> None:
-        # Left to itself accelerate takes several processes for several GPUs.
+        # By default accelerate takes several processes for several GPUs.
         cpu = not torch.accelerator.is_available()
         mixed = "bf16" if settings.dtype == torch.bfloat16 else "no"
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=mixed)
@@ -152,7 +152,7 @@ class Run:
             stage.eval().start(torch.stack(low).to(device), torch.stack(high).to(device))
             self.average = Average(self.parameters)
         self.wrapped, self.optimizer = self.accelerator.prepare(stage.train(), self.optimizer)
-        # Only what no earlier stage has told: the stages of one model share most of their pairs.
+        # Only those that no earlier stage has listed, since the stages of one model share most of their pairs.
         told = {line for entry in settings.history for line in entry.get("hashes", ())}
         hashes = fingerprints(high for _, high in data.pairs) if self.main else []
         self.hashes = [line for line in dict.fromkeys(hashes) if line not in told]
@@ -203,7 +203,7 @@ class Run:
         """Return the share of the steps, or of the minutes, that is spent, whichever is more: 1 is the end."""
         limit = self.settings.max_minutes
         by_time = self.seconds() / (60.0 * limit) if limit else 0.0
-        # By the clock of the main process: all must take the same learning rate and stop at the same step.
+        # The clock of the main process counts: all must take the same learning rate and stop at the same step.
         done = max(self.step / self.settings.steps, by_time)
         return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
@@ -239,7 +239,7 @@ class Run:
         """Take a step of the optimiser on a batch (B,3,crop,crop) twice, and return scalars to log."""
         accelerator, settings = self.accelerator, self.settings
         torch.manual_seed(hash((settings.seed, self.step, accelerator.process_index)))
-        random.seed(f"{settings.seed} {self.step}")  # of what all processes draw alike
+        random.seed(f"{settings.seed} {self.step}")  # for numbers that all processes draw alike
         batch = (t.to(accelerator.device, memory_format=torch.channels_last) for t in (low, high))
         with accelerator.autocast():
             loss, logs = self.wrapped(*batch)
@@ -303,7 +303,7 @@ class Run:
         return {"stage": self.settings.name, "config": self.stage.model.config.to_dict()}
 
     def _resume(self) -> None:
-        # Under torchrun the CPU is called cpu:0, a place that torch.load does not know.
+        # Under torchrun the CPU is called cpu:0, which torch.load does not know.
         device = self.accelerator.device
         place = device if device.type != "cpu" else "cpu"
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=place)

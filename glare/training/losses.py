@@ -82,7 +82,7 @@ class Restoration(nn.Module):
         features: Callable[[Tensor], Sequence[Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        # In tuples, which hide them from `parameters` and `state_dict`: they are neither trained nor kept.
+        # Tuples hide the networks from `parameters` and `state_dict`: they are neither trained nor saved.
         self._frozen = (perceptual, features)
 
     def forward(self, image: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,8 +95,8 @@ class Restoration(nn.Module):
         colour, detail = colour_loss(image, reference), detail_loss(image, reference)
         parts = {"restoration": loss.detach(), "colour": colour.detach(), "detail": detail.detach()}
         loss = loss + self.colour_weight * colour + self.detail_weight * detail
-        # The frozen networks cost 40 % of a step of the preset tiny: of a large batch they see half, which lie in no
-        # order, and the mean stays what it was.
+        # The frozen networks cost 40 % of a step of the preset tiny, so they see half of a large batch. Crops are in
+        # random order, so that the expected mean stays the same.
         seen = max(min(len(image), 4), len(image) // 2)
         image, reference = image[:seen], reference[:seen]
         if perceptual is not None:
@@ -106,7 +106,7 @@ class Restoration(nn.Module):
         if features is not None:
             with torch.no_grad():
                 wanted = features(reference)
-            # Each level in units of its own size.
+            # Each level is in units of its own size.
             distance = torch.stack(
                 [
                     F.l1_loss(found.float(), level.float()) / level.float().abs().mean()

@@ -26,7 +26,7 @@ Logs = dict[str, Tensor]
 class Stage(nn.Module):
     """A model and the part of it that is trained."""
 
-    #: Learning rate at its highest.
+    #: Highest learning rate.
     lr: float
 
     def __init__(self, model: GLARE, restoration: Restoration | None = None) -> None:
@@ -63,7 +63,7 @@ class CodebookStage(Stage):
     lr = 1e-3
     #: Codes that no latent chose for about this many steps start again at a latent of the batch.
     revive_after = 100
-    #: Share of the crops whose latent reaches the decoder as it is: what is too faint to change a code is learned too.
+    #: Share of the crops whose latent reaches the decoder unquantised, so that faint detail is learned too.
     not_quantized = 0.5
     #: Share of the discriminator's pull once the decoder listens to it (Esser et al. take 0.8 of it).
     adversarial = 0.8
@@ -165,7 +165,7 @@ class FlowStage(Stage):
 
     @torch.no_grad()
     def start(self, low: Tensor, high: Tensor) -> None:
-        # The encoder of normal light is nearer to what the conditional encoder must see than chance is.
+        # The encoder of normal light is a better start for the conditional encoder than random weights.
         self.model.condition.encoder.load_state_dict(self.model.codebook.encoder.state_dict())
         condition = self.model.condition(low)
         self.model.flow.start_from_data(self.model.codebook.encode(high), condition.feature)
@@ -231,7 +231,7 @@ class FusionStage(Stage):
         loss, logs = self.restoration(image, high)
         logs["psnr"] = psnr(image.detach().clamp(0, 1), high).mean()
         if self.joint:
-            # A quarter of the batch does: the flow's steps cost as much as all the rest together.
+            # A quarter of the batch is enough: the flow's steps cost as much as all the rest together.
             some = max(1, len(high) // 4)
             with torch.no_grad():
                 reference = model.codebook.encode(high[:some]).float()
