@@ -1,4 +1,4 @@
-"""What each part of GLARE gains: the same short training without it, from the same start, on the same crops.
+"""Measure what each part of GLARE gains: the same short training without it, from the same start, on the same crops.
 
 Stage III is trained anew, jointly with stage II, on the codebook, the conditional encoder and the flow of ``--init``;
 stage II anew on its codebook. Every row is one run of ``--steps`` steps: short, but alike. Under ``torchrun`` several
@@ -30,7 +30,7 @@ from glare.training.stages import FlowStage, FusionStage, Stage
 
 
 class NoFlow(nn.Module):
-    """The latent is the conditional encoder's mean; the likelihood's term becomes a regression of the latent."""
+    """No flow: the latent is the conditional encoder's mean, and a regression of the latent replaces the likelihood."""
 
     def forward(self, z: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         # Zero, but not without a gradient, for which several processes would wait.
@@ -40,14 +40,14 @@ class NoFlow(nn.Module):
 
 
 class NoMixUp(nn.Module):
-    """The decoder alone, without the input's detail."""
+    """No mix-up: the decoder alone, without the input's detail."""
 
     def forward(self, skip: Tensor, h: Tensor, fidelity: float) -> Tensor:
         return h
 
 
 class FromChance(FlowStage):
-    """Stage II whose conditional encoder does not start from the codebook's."""
+    """Stage II with a conditional encoder that does not start from the codebook's."""
 
     @torch.no_grad()
     def start(self, low: Tensor, high: Tensor) -> None:

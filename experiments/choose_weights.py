@@ -1,4 +1,4 @@
-"""Which weights of a training run to keep: PSNR and SSIM on its validation pairs beside a detector's mAP behind them.
+"""Choose the weights of a training run to keep, by PSNR and SSIM on its validation pairs and by a detector's mAP.
 
 A checkpoint that wins PSNR and loses mAP is not the one to install, so the choice is made on both: of the weights
 whose PSNR is within ``--tolerance`` of the run's best, those with the greatest mAP50 over all light levels.

@@ -23,7 +23,7 @@ class PlainResidualBlock(ResidualBlock):
 
 
 class PlainAttention(Attention):
-    """The map of all positions against all is stored."""
+    """Attention that stores the map of all positions against all."""
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
@@ -43,7 +43,7 @@ class PlainUpsample(Upsample):
 
 
 class PlainQuantizer(Quantizer):
-    """All distances at once."""
+    """Quantizer that holds all distances at once."""
 
     def nearest(self, latent: Tensor) -> Tensor:
         codes = self.embedding.weight.float()
@@ -74,7 +74,7 @@ class PlainWarp(Warp):
 
 
 class PlainGLARE(GLARE):
-    """The VQ decoder runs to its end, image and all."""
+    """GLARE with a VQ decoder that runs to its end, the image."""
 
     def restore_latent(self, low: Tensor) -> tuple[Tensor, Condition]:
         condition: Condition = self.condition(low)
@@ -96,7 +96,7 @@ PLAIN = (PlainResidualBlock, PlainAttention, PlainUpsample, PlainQuantizer, Plai
 
 
 def straightforward(model: GLARE) -> GLARE:
-    """A copy of ``model``, as `glare.weights.load` gives it, that computes the straightforward way."""
+    """Return a copy of ``model``, as `glare.weights.load` gives it, that computes the straightforward way."""
     result = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     for module in result.modules():
         for plain in (*PLAIN, PlainGLARE):

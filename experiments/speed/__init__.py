@@ -1,1 +1,1 @@
-"""Where the milliseconds of the network go, and what each measure gains: ``python -m experiments.speed``."""
+"""Time and memory of the network, and the gain of each measure: ``python -m experiments.speed``."""

@@ -1,4 +1,4 @@
-"""What the enhancer costs in front of a detector: a YOLO26n of ultralytics, one photograph after the other."""
+"""The enhancer in front of a detector, a YOLO26n of ultralytics, one photograph after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = (640, 480)  # of the photograph, width and height
 
 
 def chain(weights: str, device: str, runs: int, tick: Callable[[], Any] = lambda: None) -> pd.DataFrame:
-    """Milliseconds of the enhancer per millisecond of the detector, both in one process.
+    """Measure milliseconds of the enhancer per millisecond of the detector, both in one process.
 
     ``put_in_front`` gives the enhancer all cores; the other row has what ultralytics leaves it.
 

@@ -1,9 +1,9 @@
-"""Where the milliseconds go: the network in its straightforward and in its fast form, and what each measure gains.
+"""Measure the network in its straightforward and in its fast form, and the gain of each measure.
 
-Needs no data and no network: `base` has random weights, for time does not depend on them. Times are medians of runs
-in which the variants take turns, so that all of them see the same machine; memory is the highest resident memory of
-a process that does nothing else, above what it had when the model was loaded (on a GPU: what torch's tensors took), of
-the network's forms with freed memory going back at once, of the transform as it is used.
+The run needs no data and no network: `base` has random weights, for time does not depend on them. Times are medians of
+runs in which the variants take turns, so that all of them see the same machine; memory is the highest resident memory
+of a process that does nothing else, above what it had when the model was loaded (on a GPU: what torch's tensors took),
+of the network's forms with freed memory going back at once, of the transform as it is used.
 
     python -m experiments.speed
     python -m experiments.speed --only variants scaling
@@ -46,7 +46,7 @@ PARTS = ("variants", "gains", "profile", "fidelity", "scaling", "batch", "chain"
 
 
 def calls(only: Sequence[str], runs: int, on_gpu: bool) -> int:
-    """How many steps the progress bar has."""
+    """Return how many steps the progress bar has."""
     turns = 1 + runs
     of = {
         "variants": turns * (3 * sum(map(len, plan.VARIANT_SIZES.values())) + 1 + 2 * on_gpu),

@@ -1,4 +1,4 @@
-"""How far the network in bf16 is from the network in float32."""
+"""The network in bf16 against the network in float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glare.metrics import psnr
 
 @torch.inference_mode()
 def fidelity(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """How far a call in bf16 is from one in float32: the latent, the codes and, with trained weights, the image."""
+    """Compare a call in bf16 with one in float32: the latent, the codes and, with trained weights, the image."""
     if args.val:
         lows = [to_float(read(low))[None] for low, _ in list_pairs(args.val)]
         source = "the low images of --val"

@@ -21,7 +21,7 @@ from glare.batch import enhance_files, find_jobs
 
 
 def batch_tool(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """``glare enhance`` on a folder of equal images, in turns with the network alone on the same images."""
+    """Measure ``glare enhance`` on a folder of equal images, in turns with the network alone on the same images."""
     number, size = plan.FOLDER
     bar.set_postfix_str(f"a folder of {number} images")
     enhance = GLAREEnhance(load(plan.TINY), device=args.device)

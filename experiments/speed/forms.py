@@ -1,4 +1,4 @@
-"""The network in its straightforward and in its fast form, and what it is called with."""
+"""The network in its straightforward and in its fast form, and its input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glare.config import PRESETS
 
 @lru_cache
 def load(weights: str) -> GLARE:
-    """A preset with random weights, or weights by name."""
+    """Load a preset with random weights, or weights by name."""
     if weights in PRESETS:
         torch.manual_seed(0)
         return GLARE(weights).eval()
@@ -27,14 +27,14 @@ def load(weights: str) -> GLARE:
 
 @lru_cache(maxsize=1)
 def build(weights: str, form: str) -> GLARE:
-    """A model in a form: ``straightforward``, ``optimized``, or optimized but for one of `MEASURES`."""
+    """Build a model in a form: ``straightforward``, ``optimized``, or optimized but for one of `MEASURES`."""
     if form == "straightforward":
         return straightforward(load(weights))
     return MEASURES[form].without(load(weights)) if form in MEASURES else load(weights).optimize()
 
 
 def dark(batch: int, height: int, width: int, device: str = "cpu") -> Tensor:
-    """An image of noise, (B,3,H,W) in [0,0.2]."""
+    """Return an image of noise, (B,3,H,W) in [0,0.2]."""
     generator = torch.Generator().manual_seed(0)
     return (0.2 * torch.rand(batch, 3, height, width, generator=generator)).to(device)
 
@@ -50,7 +50,7 @@ def synchronize(device: str) -> None:
 
 @cache
 def gflop(weights: str, form: str, size: Size) -> float:
-    """Operations of a call for one image in 10^9, counted without computing it."""
+    """Count the operations of a call for one image, in 10^9, without computing it."""
     model = build(weights, form)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, *size))

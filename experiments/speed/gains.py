@@ -1,4 +1,4 @@
-"""What each measure of the fast network gains: the network without it, in turns with the network."""
+"""The gain of each measure: the optimized network without it, in turns with the optimized network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from experiments.speed.workers import Variant, in_turns
 
 
 def gains(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """The optimized model with one measure taken back, against the optimized model, in turns for each measure.
+    """Compare the optimized model without one measure with the optimized model, in turns, for each measure.
 
-    Not all at once: a machine's speed drifts by more than most of them gain while as many others have their turn.
+    They do not all take turns at once, since in so long a time a machine's speed drifts by more than most measures
+    gain.
     """
     rows: Rows = []
     for weights, size in plan.GAIN_SIZES.items():

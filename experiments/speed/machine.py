@@ -1,4 +1,4 @@
-"""The machine: its name, and the rates that the network's are held against."""
+"""The machine: its name, and the rates that the network's rates are compared with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOW = 5  # GFLOP/s of a small product of matrices below which no large one is t
 
 @torch.inference_mode()
 def machine(device: str) -> dict[str, Any]:
-    """What the ratios are held against: products of matrices in 10^9 operations a second, and copies in 10^9 bytes.
+    """Measure the machine: products of matrices in 10^9 operations a second, and copies in 10^9 bytes a second.
 
     Of a CPU's two libraries the faster: `torch.mm` is MKL's, a 1×1 convolution oneDNN's. (On a GPU convolutions round
     float32 to TF32.)

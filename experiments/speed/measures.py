@@ -24,7 +24,7 @@ from glare.layers import Attention, Upsample
 
 
 class FusedAttention(Attention):
-    """torch's kernel in bf16 as in float32."""
+    """Attention by torch's kernel in bf16 as in float32."""
 
     @staticmethod
     def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -32,19 +32,19 @@ class FusedAttention(Attention):
 
 
 class WholeDecoder(GLARE):
-    """The VQ decoder runs to its end, image and all."""
+    """GLARE with a VQ decoder that runs to its end, the image."""
 
     code_features = PlainGLARE.code_features
 
 
 class AnyOrder(GLARE):
-    """The input's memory format is left as it comes."""
+    """GLARE that leaves the input's memory format as it is."""
 
     restore_latent = PlainGLARE.restore_latent
 
 
 def switched(*plain: type[nn.Module]) -> Callable[[GLARE], GLARE]:
-    """The optimized model, modules of one kind of which compute in another way."""
+    """Return a function that optimizes a model and then replaces modules of some kinds by plain ones."""
 
     def build(model: GLARE) -> GLARE:
         result = model.optimize()
@@ -62,14 +62,14 @@ def contiguous(model: GLARE) -> GLARE:
 
 
 class Bytes(NamedTuple):
-    """What one measure saves: bytes written and read, and bytes held at once."""
+    """Savings of one measure: bytes written and read, and bytes held at once."""
 
     moved: float
     held: float
 
 
 def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
-    """Scores, scaled scores and weights are written, and read again; two of them live at once."""
+    """Count scores, scaled scores and weights, which are written, and read again; two of them live at once."""
     positions = height * width // 16
     maps = []
     for part in (model.condition, model.codebook.decoder, model.fusion.decoder):
@@ -82,7 +82,7 @@ def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
 
 
 def enlarged_maps(model: GLARE, height: int, width: int) -> Bytes:
-    """Each map of four times the size is written, and read again."""
+    """Count the maps of four times the size, each written, and read again."""
     maps = []
     for decoder in (model.codebook.decoder, model.fusion.decoder):
         ups = [module for module in decoder.modules() if isinstance(module, Upsample)]
@@ -93,13 +93,13 @@ def enlarged_maps(model: GLARE, height: int, width: int) -> Bytes:
 
 
 def distances(model: GLARE, height: int, width: int) -> Bytes:
-    """Of all positions to all codes: products, sums of squares and their difference, of which the least is sought."""
+    """Count the distances of all positions to all codes: products, sums of squares and their difference."""
     one = 4 * (height * width // 16) * model.config.codes
     return Bytes(6 * one, 3 * one)
 
 
 def samples(model: GLARE, height: int, width: int) -> Bytes:
-    """Nine samples of each position, all at once; strips of them are written and read as well."""
+    """Count nine samples of each position, held at once; strips of them are written and read as well."""
     config = model.config
     most = max(
         (config.warp_channels or config.widths[level]) * height * width // 4**level
@@ -109,7 +109,7 @@ def samples(model: GLARE, height: int, width: int) -> Bytes:
 
 
 def reordered(model: GLARE, height: int, width: int) -> Bytes:
-    """The maps before and behind each convolution are written in another order, and read."""
+    """Count the maps before and behind each convolution, written in another order, and read."""
     maps: list[int] = []
     handles = [
         module.register_forward_hook(
@@ -126,7 +126,7 @@ def reordered(model: GLARE, height: int, width: int) -> Bytes:
 
 
 def first_map(model: GLARE, height: int, width: int) -> Bytes:
-    """One more map of the greatest size."""
+    """Count one more map of the greatest size."""
     return Bytes(0, 4 * model.config.channels * height * width)
 
 
@@ -135,14 +135,14 @@ def nothing(model: GLARE, height: int, width: int) -> Bytes:
 
 
 class Measure(NamedTuple):
-    """The optimized model without one measure, and what the measure saves on an image of a height and a width."""
+    """One measure: how to build the optimized model without it, and its savings on an image of a height and a width."""
 
     without: Callable[[GLARE], GLARE]
     saved: Callable[[GLARE, int, int], Bytes]
     bf16: bool = False
 
 
-#: What `GLARE.optimize` and the layers do.
+#: All that `GLARE.optimize` and the layers do for speed and memory.
 MEASURES = {
     "codes searched blockwise": Measure(switched(PlainQuantizer), distances),
     "attention in linear memory": Measure(switched(PlainAttention), attention_maps),

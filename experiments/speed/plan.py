@@ -1,4 +1,4 @@
-"""What is measured: the models, and the sizes of the images in each part of a run."""
+"""The models, and the sizes of the images, in each part of a run."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ FOLDER = (24, (400, 600))  # images of the batch tool, and their size
 Size = tuple[int, int]
 """Height and width in pixels."""
 Rows = list[dict[str, Any]]
-"""Of a table."""
+"""Rows of a table."""

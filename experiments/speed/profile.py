@@ -21,7 +21,7 @@ from experiments.speed.forms import build, dark, synchronize
 from experiments.speed.plan import Rows
 from glare import GLARE
 
-#: By the beginning of torch's names.
+#: Kinds of operations, by the beginnings of torch's names.
 KINDS = {
     "convolution": (
         "aten::mkldnn_convolution",
@@ -39,7 +39,7 @@ KINDS = {
 
 
 class Clock:
-    """How much of a growing number falls to which part, parts within parts not counted twice."""
+    """Share of each part in a growing number; parts within parts are not counted twice."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         self.read = read
@@ -66,7 +66,7 @@ class Clock:
 
 @contextmanager
 def watched(model: GLARE, clock: Clock) -> Iterator[None]:
-    """The calls of the network's parts are booked to them."""
+    """Book the calls of the network's parts to these parts."""
     parts = [
         (model.condition, "forward", "conditional encoder"),
         (model.flow, "inverse", "flow inverse"),
@@ -93,7 +93,7 @@ def watched(model: GLARE, clock: Clock) -> Iterator[None]:
 
 
 def profiles(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """One call of each optimized model, by the network's parts and by the kinds of operations."""
+    """Profile one call of each optimized model by the network's parts and by the kinds of operations."""
     rows: Rows = []
     for weights, size in plan.PROFILE_SIZES.items():
         bar.set_postfix_str(f"{weights} {size[0]}x{size[1]} profile")

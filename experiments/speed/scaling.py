@@ -1,4 +1,4 @@
-"""`GLAREEnhance` from small images to what a camera delivers."""
+"""`GLAREEnhance` on images of all sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from experiments.speed.workers import TRANSFORM, Variant, in_turns
 
 
 def scaling(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """`GLAREEnhance` with its defaults and without tiles, from small images to what a camera delivers.
+    """Measure `GLAREEnhance` with its defaults and without tiles, from small images to those of a camera.
 
-    Not in turns: a call that fills gigabytes which another process has just given back waits for the system.
+    The forms do not take turns, since a call that fills gigabytes which another process has just given back waits for
+    the system.
     """
     rows: Rows = []
     for form, size in itertools.product(TRANSFORM, plan.SCALING_SIZES):

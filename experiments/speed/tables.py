@@ -36,7 +36,7 @@ DECIMALS = {
 
 
 def told(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as text, with the decimals that a column deserves; what is not there is empty."""
+    """Return a table as text, with suitable decimals for each column and NaN as an empty cell."""
     result = pd.DataFrame(index=table.index)
     for column in table:
         name = str(column)
@@ -51,7 +51,7 @@ def told(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def described(about: Mapping[str, Any], typed: str, seconds: float) -> str:
-    """The machine and the run in words."""
+    """Describe the machine and the run in words."""
     bf16 = (
         ""
         if about["native_bf16"]
@@ -77,7 +77,7 @@ def insert(doc: Path, blocks: Mapping[str, str]) -> None:
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:
-    """Time and memory of each form over size, and the first one's in proportion to the size nearest to a megapixel."""
+    """Plot time and memory of each form over size, and a line in proportion to the first one's at about a megapixel."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     seconds, memory = figure.subplots(1, 2)
     for form, rows in table.groupby("form", sort=False):

@@ -1,4 +1,4 @@
-"""What was to be reached, and whether it was."""
+"""Targets, and whether they were reached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.speed.plan import Rows
 
 
 def targets(about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], by_val: bool) -> pd.DataFrame:
-    """What was set out to be reached, and whether it was."""
+    """Judge each target by the tables."""
     rows: Rows = []
 
     def judge(what: str, wanted: str, value: float, reached: bool, unit: str = "") -> None:

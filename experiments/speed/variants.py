@@ -1,4 +1,4 @@
-"""Each form of both models: time, memory, and what share of the machine's rate it reaches."""
+"""Each form of both models: time, memory, and its share of the machine's rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.speed.workers import Variant, in_turns
 
 
 def variants(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """Each form of both models; the share is that of the products of matrices in the row's own number format."""
+    """Measure each form of both models; the share is that of the products of matrices in the row's own number format."""
     rows: Rows = []
     for weights, sizes in plan.VARIANT_SIZES.items():
         forms = [

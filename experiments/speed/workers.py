@@ -29,7 +29,7 @@ TRANSFORM: dict[str, Literal["auto"] | None] = {"transform": "auto", "transform,
 
 @dataclass(frozen=True)
 class Variant:
-    """What a worker runs: ``form`` is one of `build`, or of `TRANSFORM` for `GLAREEnhance`."""
+    """Variant of the network for a worker: ``form`` is one of `build`, or of `TRANSFORM` for `GLAREEnhance`."""
 
     weights: str
     form: str
@@ -37,11 +37,11 @@ class Variant:
 
 
 class Worker:
-    """A process with one variant of the network, which runs when it is told to.
+    """Process with one variant of the network, which runs on command.
 
     Args:
-        variant: what it runs.
-        device: where.
+        variant: the network in a form.
+        device: the place of the network.
         tidy: whether freed memory goes back to the system at once. What glibc keeps of it differs by a fifth from run
             to run, which no memory can be told by; giving it back takes time, which no time can be told by.
     """
@@ -62,7 +62,7 @@ class Worker:
         self._answer()
 
     def run(self, batch: int, size: Size) -> Cost:
-        """Time and memory of one call; NaN if the process dies of it, as it does without enough memory."""
+        """Return time and memory of one call; NaN if the process dies, as it does without enough memory."""
         if self._process.poll() is not None:
             return Cost(math.nan, math.nan)
         assert self._process.stdin is not None
@@ -82,7 +82,7 @@ class Worker:
 
 
 def serve(task: str) -> None:
-    """What a worker's process does: a call for each line with a batch, a height and a width."""
+    """Run a worker's process: one call for each line with a batch, a height and a width."""
     given = json.loads(task)
     device, bf16 = given["device"], given["bf16"]
     if given["form"] in TRANSFORM:
@@ -118,9 +118,9 @@ def serve(task: str) -> None:
 def in_turns(
     variants: Sequence[Variant], size: Size, args: argparse.Namespace, bar: tqdm[Any], batch: int = 1
 ) -> Rows:
-    """Memory and time of variants on one size, the memory of a process of its own for each.
+    """Measure memory and time of variants on one size, the memory of each in a process of its own.
 
-    What takes more than ``--seconds`` is timed once.
+    A call of more than ``--seconds`` is timed once.
     """
     memory = []
     for variant in variants:
