@@ -16,7 +16,7 @@ from experiments.speed.workers import Variant, in_turns
 
 
 def variants(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
-    """Measure each form of both models; the share is that of the products of matrices in the row's own number format."""
+    """Measure each form of both models; the share is that of products of matrices in the row's own number format."""
     rows: Rows = []
     for weights, sizes in plan.VARIANT_SIZES.items():
         forms = [

@@ -36,7 +36,7 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--features",
-        help="MODULE:CALLABLE[:ARGUMENT], e.g. detection.yolo:features:yolo26n.pt, what a frozen detector sees: "
+        help="MODULE:CALLABLE[:ARGUMENT], e.g. detection.hooks:features:yolo26n.pt, features of a frozen detector: "
         "a term of the loss in stage III",
     )
     parser.add_argument(
