@@ -63,7 +63,7 @@ class InvertibleConv(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
-        log_det: Tensor = torch.linalg.slogdet(self.weight)[1]
+        log_det = torch.linalg.slogdet(self._exact())[1].to(x)
         return log_det.view(1) * (x.shape[2] * x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,8 +72,12 @@ class InvertibleConv(nn.Module):
 
     def inverse(self, v: Tensor) -> Tensor:
         """Undo `forward`; the matrix is inverted in float64."""
-        matrix = torch.linalg.inv(self.weight.double()).to(v.dtype)
+        matrix = torch.linalg.inv(self._exact()).to(v)
         return F.conv2d(v, matrix[:, :, None, None])
+
+    def _exact(self) -> Tensor:
+        """Return the matrix in float64, on the CPU where the device has no float64 (Apple's)."""
+        return (self.weight.cpu() if self.weight.device.type == "mps" else self.weight).double()
 
 
 class CouplingNetwork(nn.Module):
