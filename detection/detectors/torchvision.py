@@ -32,9 +32,11 @@ class TorchvisionDetector:
         FileNotFoundError: if the file is not there.
         ValueError: if it holds no tensors, or not those of the model.
 
-    >>> find = TorchvisionDetector("ssdlite320_mobilenet_v3_large")  # doctest: +SKIP (downloads its weights)
-    >>> find.names[18]  # doctest: +SKIP
-    'dog'
+    >>> import tempfile
+    >>> name, file = "ssdlite320_mobilenet_v3_large", Path(tempfile.mkdtemp()) / "random.pth"
+    >>> torch.save(get_model(name, weights=None, weights_backbone=None).state_dict(), file)
+    >>> TorchvisionDetector(name, weights=file).names[17:19]
+    ('cat', 'dog')
     """
 
     def __init__(self, name: str, *, weights: str | Path | None = None, device: str = "cpu") -> None:
