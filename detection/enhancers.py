@@ -106,6 +106,7 @@ def enhancer(name: str, device: str = "cpu") -> Enhancer | Folder:
 
     >>> dark = np.full((8, 8, 3), 10, np.uint8)
     >>> enhancer("gamma")(dark)[0, 0]
+    array([59, 59, 59], dtype=uint8)
     """
     if name == "raw":
         return raw

@@ -30,6 +30,7 @@ def sample_set() -> Dataset:
         ModuleNotFoundError: if one of the two packages is not installed.
 
     >>> [sample.name for sample in sample_set().samples]
+    ['bus.jpg', 'zidane.jpg', 'astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png']
     """
     labelled = read_coco(Path(__file__).with_name("annotations.json"), _photograph)
     return labelled.replace(note="six photographs, a demonstration and no measurement")
