@@ -63,7 +63,7 @@ class InvertibleConv(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant for ``x`` (B,C,H,W): the same number for every sample, (1,)."""
-        log_det = torch.linalg.slogdet(self._exact())[1].to(x)
+        log_det: Tensor = torch.linalg.slogdet(self._exact())[1].to(x)
         return log_det.view(1) * (x.shape[2] * x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:

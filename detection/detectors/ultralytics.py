@@ -6,7 +6,7 @@ Only this file and `detection.hooks` import ultralytics; without them its licenc
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.ops import box_convert
 
 from detection.cache import fingerprint
 from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES, class_map
@@ -28,6 +29,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 try:
     from ultralytics import __version__ as ultralytics_version
+    from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.models.yolo.model import YOLO as YOLO  # explicitly: it is imported from here
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -207,3 +209,41 @@ def train(network: Any, **settings: Any) -> Any:
     trainer: Any = Trainer(overrides={"model": "yolo26n.yaml", **settings})
     trainer.train()
     return trainer.ema.ema.float().eval()
+
+
+def training_loss(
+    checkpoint: str | Path,
+) -> tuple[Callable[[torch.Tensor, list[torch.Tensor], list[torch.Tensor]], torch.Tensor], list[str]]:
+    """Return the loss that a YOLO is trained by, the network frozen, and the names of its classes.
+
+    Of a head with two branches the one-to-many branch counts, since ultralytics lets no gradient through the other.
+
+    Args:
+        checkpoint: any model ultralytics knows by name or path; a ``.pt`` is a pickle: name only what you trust.
+
+    Returns:
+        images (B,3,H,W) in [0,1], H and W multiples of 32, RGB, and for each image the numbers of the classes (N,) and
+        the boxes (N,4), x1, y1, x2, y2 in pixels -> a scalar, which no larger batch makes larger; differentiable. And
+        the names.
+    """
+    model = YOLO(str(checkpoint), task="detect")
+    network: Any = model.model
+    network.args = get_cfg()
+    network.eval().requires_grad_(False)  # the statistics of the normalisation stay
+    network.model[-1].training = True  # raw predictions, as the loss takes them
+
+    def loss(images: torch.Tensor, classes: list[torch.Tensor], boxes: list[torch.Tensor]) -> torch.Tensor:
+        height, width = images.shape[2:]
+        size = torch.tensor([width, height, width, height])
+        per_image = network.to(images.device).loss(
+            {
+                "img": images,
+                "batch_idx": torch.cat([torch.full((len(c),), float(i)) for i, c in enumerate(classes)]),
+                "cls": torch.cat(classes).float(),
+                "bboxes": box_convert(torch.cat(boxes) / size, "xyxy", "cxcywh"),
+            }
+        )[0]
+        total: torch.Tensor = per_image.sum() / len(images)  # ultralytics multiplies by the size of the batch
+        return total
+
+    return loss, list(model.names.values())

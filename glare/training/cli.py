@@ -40,6 +40,11 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
         "a term of the loss in stage III",
     )
     parser.add_argument(
+        "--objective",
+        help="MODULE:CALLABLE[:ARGUMENT], e.g. detection.objective:of:yolo26n.pt=photographs, a loss of the network on "
+        "images of its own, such as a detector's on labelled ones: a term of the loss in stage III",
+    )
+    parser.add_argument(
         "--adversarial-after",
         type=int,
         metavar="STEPS",
@@ -80,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from glare.model import GLARE
     from glare.training.card import write_card
     from glare.training.grow import grow
-    from glare.training.losses import Restoration, load_features
+    from glare.training.losses import Restoration, build_by_name
     from glare.training.stages import build_stage
 
     try:
@@ -96,8 +101,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected argument `batch` to be at least 1 but got {args.batch}.")
     if args.joint and args.stage != "fusion":
         raise ValueError("--joint belongs to stage fusion.")
-    if (args.stage == "flow" and args.perceptual) or (args.stage != "fusion" and args.features):
-        raise ValueError("--perceptual belongs to the stages codebook and fusion, --features to fusion.")
+    if (args.stage == "flow" and args.perceptual) or (
+        args.stage != "fusion" and (args.features or args.objective)
+    ):
+        raise ValueError(
+            "--perceptual belongs to the stages codebook and fusion, --features and --objective to fusion."
+        )
     if args.adversarial_after is not None and args.stage != "codebook":
         raise ValueError("--adversarial-after belongs to stage codebook.")
     history = weights.history(args.init) if args.init else []
@@ -138,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restoration = Restoration(
         LPIPS(args.perceptual).to(device) if args.perceptual else None,
-        load_features(args.features) if args.features else None,
+        build_by_name(args.features) if args.features else None,
     )
     first = "fusion" not in trained
     for name in ("crop", "last_crop"):
@@ -148,7 +157,13 @@ def run(args: argparse.Namespace) -> int:
                 f"Expected argument `{name}` to be a multiple of {model.config.stride} of at least 32 but got {side}."
             )
     stage = build_stage(
-        args.stage, model, restoration, args.joint, args.adversarial_after, from_codebook=first
+        args.stage,
+        model,
+        restoration,
+        args.joint,
+        args.adversarial_after,
+        from_codebook=first,
+        objective=build_by_name(args.objective) if args.objective else None,
     )
     folder = train(stage, data, args.val, settings)
     if args.stage == "fusion" and args.val:
@@ -186,9 +201,10 @@ def _command(args: argparse.Namespace) -> str:
     words += [f"--dtype {args.dtype}"] if args.dtype != "bfloat16" else []
     words += [f"--perceptual {args.perceptual.name}"] if args.perceptual else []
     words += [] if args.adversarial_after is None else [f"--adversarial-after {args.adversarial_after}"]
-    if args.features:
-        *names, last = args.features.split(":")
-        words += [f"--features {':'.join([*names, Path(last).name])}"]
+    for option, built in (("--features", args.features), ("--objective", args.objective)):
+        if built:
+            *names, last = built.split(":")
+            words += [f"{option} {':'.join([*names, '='.join(Path(part).name for part in last.split('='))])}"]
     words += [f"--steps {args.steps}"]
     words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else []
     words += [f"--last-crop {args.last_crop}"] if args.last_crop else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,11 +119,10 @@ class Restoration(nn.Module):
         return loss, parts
 
 
-def load_features(name: str) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Return the features that ``MODULE:CALLABLE`` or ``MODULE:CALLABLE:ARGUMENT`` builds.
+def build_by_name(name: str) -> Any:
+    """Return what ``MODULE:CALLABLE`` or ``MODULE:CALLABLE:ARGUMENT`` builds.
 
-    So a detector's features serve as a loss although nothing here knows of detectors:
-    ``detection.yolo:features:yolo26n.pt``.
+    So a detector serves as a loss although nothing here knows of detectors: ``detection.hooks:features:yolo26n.pt``.
 
     Raises:
         ValueError: if the name is not of that form or the module has no such callable.
@@ -135,5 +135,4 @@ def load_features(name: str) -> Callable[[Tensor], Sequence[Tensor]]:
     build = getattr(import_module(module), attribute, None)
     if not callable(build):
         raise ValueError(f"Expected module {module!r} to have a callable {attribute!r} but got {build!r}.")
-    features: Callable[[Tensor], Sequence[Tensor]] = build(argument) if argument else build()
-    return features
+    return build(argument) if argument else build()

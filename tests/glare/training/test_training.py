@@ -1,6 +1,7 @@
 """The three stages on a toy network and toy pictures, from the command line."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from glare.data.overlap import fingerprints
 from glare.metrics import LPIPS
 from glare.model import GLARE
 from glare.training.discriminator import PatchDiscriminator, adaptive_weight
-from glare.training.losses import Restoration, colour_loss, detail_loss, load_features, ms_ssim
+from glare.training.losses import Restoration, build_by_name, colour_loss, detail_loss, ms_ssim
 from glare.training.stages import CodebookStage, FlowStage, FusionStage, Logs, build_stage
 from glare.transform import GLAREEnhance
 from tests.glare.conftest import SMALL
@@ -137,10 +138,11 @@ def test_terms_of_frozen_networks_and_a_discriminator(
     assert main(arguments("flow", pairs, tmp_path / "1/last", tmp_path / "2", 2)) == 0
     features = f"{__name__}:halves:2"
     words = arguments("fusion", pairs, tmp_path / "2/last", tmp_path / "3", 2, *lpips)
-    assert main([*words, "--features", features]) == 0
+    objective = f"{__name__}:brightness:a/b=0.5"
+    assert main([*words, "--features", features, "--objective", objective]) == 0
     first, _, third = (entry["command"] for entry in weights.history(tmp_path / "3/last"))
     assert "--perceptual alex.pth --adversarial-after 1" in first
-    assert f"--features {features}" in third
+    assert f"--features {features} --objective {__name__}:brightness:b=0.5" in third
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_terms_of_frozen_networks_and_a_discriminator(
     [
         ("flow", ["--perceptual", "x"]),
         ("codebook", ["--features", "x"]),
+        ("flow", ["--objective", "x"]),
         ("fusion", ["--adversarial-after", "1"]),
     ],
 )
@@ -357,7 +360,7 @@ class TestLosses:
     def test_frozen_networks_add_their_share(self, alexnet: Path) -> None:
         image, reference = torch.rand(2, 2, 3, 64, 64).unbind()
         image.requires_grad_()
-        lpips, features = LPIPS(alexnet), load_features(f"{__name__}:halves:2")
+        lpips, features = LPIPS(alexnet), build_by_name(f"{__name__}:halves:2")
         plain, _ = Restoration()(image, reference)
         restoration = Restoration(lpips, features)
         loss, parts = restoration(image, reference)
@@ -390,11 +393,39 @@ class TestLosses:
     )
     def test_features_that_are_not_there(self, name: str, told: str) -> None:
         with pytest.raises(ValueError, match=told):
-            load_features(name)
+            build_by_name(name)
 
 
 def halves(factor: str) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     return lambda images: [F.avg_pool2d(images, int(factor))]
+
+
+def brightness(argument: str) -> Callable[[Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]:
+    wanted = float(argument.partition("=")[2])
+    return lambda restore: (restore(torch.rand(1, 3, 32, 32) / 8).mean() - wanted).abs()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_objective_moves_what_is_trained(joint: bool) -> None:
+    torch.manual_seed(0)
+    model = GLARE("tiny")
+    stage = FusionStage(model, joint=joint, objective=brightness("=0.5")).train()
+    stage.objective_share, stage.likelihood = 1.0, 0.0
+    low, high = torch.rand(2, 3, 32, 32) / 8, torch.rand(2, 3, 32, 32)
+    gradients = []
+    for weight in (0.0, 1.0):
+        stage.objective_weight = weight
+        torch.manual_seed(1)
+        random.seed(1)
+        loss, logs = stage(low, high)
+        loss.backward()
+        gradients.append([p.grad.clone() for p in stage.parameters() if p.grad is not None])
+        stage.zero_grad()
+    assert 0 < float(logs["objective"]) < 1
+    assert any(not torch.equal(without, with_it) for without, with_it in zip(*gradients, strict=True))
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert moved == ({"fusion", "condition", "flow"} if joint else {"fusion"})
+    assert "objective" not in stage.eval()(low, high)[1]
 
 
 class TestDiscriminator:
