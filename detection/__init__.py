@@ -3,7 +3,10 @@
 >>> from detection import darken, detector, enhancer, evaluate, sample_set
 >>> night = darken(sample_set(), "dark")
 >>> table = evaluate(night, {"raw": enhancer("raw"), "gamma": enhancer("gamma")}, detector())
->>> table[["light", "enhancer", "mAP50"]].round(2)
+>>> table[["light", "enhancer", "mAP50"]].round(1)
+  light enhancer  mAP50
+0  dark      raw    0.8
+1  dark    gamma    0.7
 """
 
 try:

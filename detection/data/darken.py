@@ -116,7 +116,7 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
     >>> folder, day = Path(tempfile.mkdtemp()), sample_set()
     >>> night = write_darkened(day.replace(samples=day.samples[3:4]), folder, "dark")
     >>> [sample.name for sample in read_dataset(folder).samples]
-    ['dark/chelsea.png']
+    ['chelsea.png']
     """
     darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
     names = [_png_name(sample) for sample in dataset.samples]

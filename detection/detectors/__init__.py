@@ -45,6 +45,7 @@ def detector(name: str = BUILT_IN, *, weights: str | Path | None = None, device:
     >>> find = detector()
     >>> (found,) = find([sample_set().samples[0].load()])
     >>> [find.names[label] for label, score in zip(found.labels, found.scores) if score > 0.5]
+    ['Bus', 'People', 'People', 'People', 'People']
     """
     architecture, _, file = name.partition("=")
     if architecture in list_models(module=zoo):
