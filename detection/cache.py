@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.core import Detections, Pixels, open_image
+from detection.data.core import Detections, Pixels
 from detection.timing import Cost
 from glare.files import sha256, whole_file
+from glare.reading import open_image
 
 _HEADER = 33
 """Bytes of a PNG before its second part: the signature and the size of the image."""

@@ -15,7 +15,7 @@ import torch
 from detection.cache import fingerprint
 from detection.data.core import Dataset, Pixels, Sample, load_image
 from detection.faults import FaultError, blame, one_line
-from glare.files import IMAGE_SUFFIXES
+from glare.reading import find_files
 
 Enhancer = Callable[[Pixels], Pixels]
 """(H, W, 3) uint8 RGB -> the same shape and kind."""
@@ -199,6 +199,8 @@ def _onnx(file: Path, device: str) -> Enhancer:
         (result, *_) = session.run(None, {inputs[0].name: batch})
         if result.shape != batch.shape:
             raise ValueError(f"Expected {file.name} to return {batch.shape} but got {result.shape}.")
+        if not np.isfinite(result).all():
+            raise ValueError(f"Expected {file.name} to return finite numbers but got NaN or infinity.")
         pixels: Pixels = (255 * result[0].clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
         return np.ascontiguousarray(pixels)
 
@@ -223,11 +225,10 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._files: dict[str, list[Path]] = {}
-        for file in sorted(self.path.rglob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                *folders, name = file.relative_to(self.path).with_suffix("").parts
-                for start in range(len(folders) + 1):
-                    self._files.setdefault(_key(*folders[start:], name), []).append(file)
+        for file in find_files(self.path):
+            *folders, name = file.relative_to(self.path).with_suffix("").parts
+            for start in range(len(folders) + 1):
+                self._files.setdefault(_key(*folders[start:], name), []).append(file)
         if not self._files:
             raise FileNotFoundError(f"Expected enhanced images in {path} but there are none.")
 
@@ -273,7 +274,7 @@ def enhanced_by(name: str, enhance: Enhancer | Folder, image: Pixels, sample: Sa
     """
     if isinstance(enhance, Folder):
         file = enhance.find(sample.name, sample.light)
-        enhanced = load_image(file)
+        enhanced = load_image(file, upright=sample.upright)
     else:
         enhanced = enhance(image)
     check_enhanced(name, image, enhanced)

@@ -210,10 +210,10 @@ class Results:
         return fingerprint(*parts)
 
     def enhanced(self, record: Record) -> Pixels:
-        """Return an enhanced image, (H, W, 3) uint8 RGB; one that was not kept is made anew."""
-        if record.file is not None:
-            return load_image(record.file)
+        """Return what an enhancer made of an image, (H, W, 3) uint8 RGB; where it was not kept, it is made anew."""
         sample = self.dataset.samples[record.sample]
+        if record.file is not None:
+            return load_image(record.file, upright=sample.upright)
         return enhanced_by(record.enhancer, self.enhancers[record.enhancer], sample.load().copy(), sample)
 
     @cached_property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from detection.data.classes import EXDARK_CLASSES
@@ -10,7 +12,26 @@ from detection.data.coco import read_coco
 from detection.data.core import Dataset
 from detection.data.dark_face import read_dark_face
 from detection.data.exdark import ANNOTATIONS, LIST, ExDark
+from detection.data.voc import read_voc
 from detection.data.yolo import read_yolo
+from glare.reading import find_files
+
+LAYOUTS = (
+    f"ExDark ({LIST}, {ANNOTATIONS}/)",
+    "DARK FACE (image/, label/)",
+    "YOLO (images/ and labels/ with .txt, a data.yaml, Darknet's obj.data)",
+    "COCO (a JSON file, annotations.json, annotations/*.json, labels.json, _annotations.coco.json)",
+    "PASCAL VOC (Annotations/*.xml, or XML files beside the images)",
+)
+"""The layouts that `read_dataset` knows, in words."""
+
+_FOLDERS = {"val": ("valid", "val", "validation"), "train": ("train",), "test": ("test",)}
+"""What the folders of the splits are called; the first is Roboflow's."""
+
+_NO_SPLIT = (
+    "Expected argument `split` with ExDark or YOLO's layout alone, or with folders or lists that are called after "
+    "splits, but {} is another set."
+)
 
 
 def read_dataset(
@@ -20,18 +41,19 @@ def read_dataset(
     split: str | Path | None = None,
     classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a labelled set of whatever kind it is.
+    """Read a labelled set of whatever kind it is, as distributed or as Roboflow, CVAT and FiftyOne export it.
 
     Args:
-        path: the folder of `ExDark`, of DARK FACE (`read_dark_face`) or in YOLO's layout (`read_yolo`) or its
-            ``data.yaml``, a COCO JSON file (`read_coco`), or a folder with such a file called ``annotations.json``.
+        path: the folder of `ExDark`, of DARK FACE (`read_dark_face`), in YOLO's layout (`read_yolo`) or of PASCAL VOC
+            (`read_voc`); a ``data.yaml``, a COCO JSON file (`read_coco`), or a folder with such files.
         images: the folder with the images of a COCO JSON file.
-        split: of ExDark, ``test`` if there is none given; or of a ``data.yaml``, see `read_yolo`.
+        split: of ExDark, ``test`` if there is none given; of others ``train``, ``val`` or ``test``, by default ``val``
+            where there is such a folder or list.
         classes: the classes to keep; DARK FACE always has the one it has.
 
     Raises:
-        FileNotFoundError: if there is none of these at `path`.
-        ValueError: if `split` is given and the set has none.
+        FileNotFoundError: if there is none of these at `path`, saying what there is.
+        ValueError: if `split` is given and the set has none, or several files could be meant.
 
     >>> import tempfile
     >>> from detection import sample_set, write_yolo
@@ -45,18 +67,77 @@ def read_dataset(
     if any((path / part).exists() for part in (LIST, ANNOTATIONS)):
         return ExDark(path, split or "test", classes=classes)
     dark_face = (path / "image").is_dir() and (path / "label").is_dir()
-    json = path / "annotations.json" if (path / "annotations.json").is_file() else path
-    if not dark_face and (path.suffix.lower() in (".yaml", ".yml") if json.is_file() else path.is_dir()):
+    if dark_face or (path.is_file() and path.suffix.lower() == ".json"):
+        if split is not None:
+            raise ValueError(_NO_SPLIT.format(path))
+        return read_dark_face(path) if dark_face else read_coco(path, images, classes=classes)
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".data"):
         return read_yolo(path, None if split is None else str(split), classes=classes)
-    if split is not None and path.exists():
-        raise ValueError(
-            f"Expected argument `split` with ExDark or YOLO's layout alone but {path} is another set."
-        )
-    if dark_face:
-        return read_dark_face(path)
-    if json.is_file():
+    if path.is_file():
+        return read_coco(path, images, classes=classes)
+    if not path.is_dir():
+        raise FileNotFoundError(f"Expected {_or(LAYOUTS)} at {path} but there is neither.")
+    wanted = None if split is None else str(split)
+    if json := _coco_json(path, wanted):
         return read_coco(json, images, classes=classes)
+    if _is_yolo(path):
+        return read_yolo(path, wanted, classes=classes)
+    if any(islice(find_files(path, {".xml"}), 1)):
+        folder = _part(path, wanted, ".xml")
+        listed = wanted or ("val" if (path / "ImageSets" / "Main" / "val.txt").is_file() else None)
+        return read_voc(path, folder.name if folder else listed, classes=classes)
     raise FileNotFoundError(
-        f"Expected a folder of ExDark, DARK FACE or YOLO's layout, a data.yaml or a COCO JSON file at {path} but there "
-        "is neither."
+        f"Expected images and labels in a layout that is known at {path} but found {_found(path)}. The layouts: "
+        f"{_or(LAYOUTS)}."
     )
+
+
+def _coco_json(path: Path, split: str | None) -> Path | None:
+    """The COCO JSON file of a folder, or of its split; None if it has none."""
+    usual = path / "annotations.json"
+    if usual.is_file():
+        if split is not None:
+            raise ValueError(_NO_SPLIT.format(path))
+        return usual
+    below = sorted((path / "annotations").glob("*.json"))
+    if split is not None:
+        below = [file for file in below if any(name in file.stem for name in _FOLDERS.get(split, (split,)))]
+    elif vals := [file for file in below if any(name in file.stem for name in _FOLDERS["val"])]:
+        below = vals
+    boxes = [file for file in below if file.stem.startswith("instances")] or below
+    if len(boxes) > 1:
+        raise ValueError(
+            f"Expected one COCO JSON file in {path} but got {', '.join(file.name for file in boxes)}: name one."
+        )
+    folder = _part(path, split, "_annotations.coco.json")
+    others = [(folder or path) / "_annotations.coco.json", path / "labels.json"]
+    return next((file for file in [*boxes, *others] if file.is_file()), None)
+
+
+def _part(path: Path, split: str | None, end: str) -> Path | None:
+    """The folder of a split that holds files of some ending; by default that of ``val``."""
+    tried = _FOLDERS.get(split or "val", (str(split),))
+    return next((path / name for name in tried if any(islice((path / name).glob(f"*{end}"), 1))), None)
+
+
+def _is_yolo(path: Path) -> bool:
+    """Whether there is a description, or label files where YOLO has them."""
+    if any(any(path.glob(end)) for end in ("*.yaml", "*.yml", "*.data", "*/*.yaml", "*/*.yml", "*.names")):
+        return True
+    if (path / "images").is_dir() and not any(islice(find_files(path, {".xml", ".json"}), 1)):
+        return True
+    folders = (path, path / "data", path / "obj_train_data")
+    return any(file.with_suffix(".txt").is_file() for folder in folders for file in folder.glob("*.*"))
+
+
+def _found(path: Path) -> str:
+    """What lies in a folder, in words."""
+    entries = sorted(path.iterdir())
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    kinds = Counter(entry.suffix.lower() or "without ending" for entry in entries if not entry.is_dir())
+    files = [f"{count} {'file' if count == 1 else 'files'} {kind}" for kind, count in kinds.items()]
+    return ", ".join([*folders[:10], *files]) or "nothing"
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detection.data.classes import EXDARK_CLASSES, check_classes, class_map
-from detection.data.core import Dataset, Sample, file_sample, inside_image, load_image, numbers, open_image
+import numpy as np
+
+from detection.data.classes import EXDARK_CLASSES, check_classes, class_map, coco_name
+from detection.data.core import (
+    Dataset,
+    Sample,
+    file_sample,
+    gathered,
+    inside_image,
+    load_image,
+    numbers,
+    placed,
+)
 from glare.files import whole_file
+from glare.reading import read_header, read_text
 
 # What a sample knows beyond COCO's own fields stands under this key of its image.
 _OURS = "sample"
@@ -37,13 +49,16 @@ def read_coco(
 
     Returns:
         The set with all images of the file, also those without boxes. What `write_coco` or `write_darkened`
-        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back. Its
-        `faults` say which images are missing or unreadable (they are left out), which annotations make no sense,
-        and where boxes were cut to the image, or dropped with nothing of them inside.
+        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back. ``width`` and
+        ``height`` of an image decide whether its boxes belong to the stored pixels or, as EXIF orientation has it, to
+        the upright ones, and what they are to be scaled by if the file has another size. An annotation without
+        ``bbox`` has the box around its ``segmentation``. The `faults` say which images are missing or unreadable, or
+        of another shape than the JSON says (they are left out), which annotations make no sense, what is there twice,
+        and where boxes were scaled, cut to the image, or dropped with nothing of them inside.
 
     Raises:
         FileNotFoundError: if the file, or a folder with its images, is not there.
-        ValueError: if it is no COCO JSON file, or none of its categories is among `classes`.
+        ValueError: if it is no COCO JSON file, none of its categories is among `classes`, or one category means two.
 
     >>> import tempfile
     >>> from detection import sample_set, write_yolo
@@ -54,54 +69,70 @@ def read_coco(
     """
     annotations = Path(annotations)
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(annotations))
         if not isinstance(content, dict):
             raise TypeError(f"no object at its top but a {type(content).__name__}")
-        names = [str(category["name"]) for category in content["categories"]]
-        to_label = dict(
-            zip((c["id"] for c in content["categories"]), class_map(names, classes).tolist(), strict=True)
-        )
-        entries = {entry["id"]: (str(entry["file_name"]), _ours(entry)) for entry in content["images"]}
+        categories = [(category["id"], str(category["name"])) for category in content["categories"]]
+        listed_images = [_Entry.of(entry) for entry in content["images"]]
         listed = list(content["annotations"])
-    except (KeyError, TypeError, ValueError) as error:  # also what is no JSON or no text at all
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # also what is no JSON or no text at all
         raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck: {error!r}.") from error
+    names = [name for _, name in categories]
     check_classes(names, classes, annotations)
     faults: list[str] = []
+    to_label = _labels_of(categories, classes, annotations, faults)
+    entries, same = _once(listed_images, annotations.name, faults)
     marks: dict[Any, list[_Mark]] = {number: [] for number in entries}
     for place, annotation in enumerate(listed, 1):
         try:
-            number, mark = _mark(annotation, entries, to_label)
+            number, mark = _mark(annotation, same, to_label)
         except (AttributeError, TypeError, ValueError) as error:
             faults.append(f"{annotations.name}, annotation {place}: {error}")
             continue
-        if mark.label >= 0:
+        if mark.label >= 0 and number in marks:
             marks[number].append(mark)
+    corners = [corner for found in marks.values() for mark in found for corner in mark.box]
+    if corners and max(corners) <= 1:
+        raise ValueError(f"Expected boxes in pixels in {annotations} but all of them lie within [0,1].")
     if not callable(images):
-        folder = Path(images or _image_folder(annotations, [name for name, _ in entries.values()]))
+        folder = Path(images or _image_folder(annotations, [entry.file for entry in entries.values()]))
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"Expected argument `images` to be a folder but there is none at {folder}."
             )
         images = folder.joinpath
     samples = []
-    for number, (name, about) in entries.items():
+    told: list[tuple[str, str]] = []
+    for number, entry in entries.items():
+        about = dict(entry.ours)
         try:
-            with open_image(images(name)) as image:
-                size = image.size
-        except OSError as error:
-            faults.append(f"{name}: {error}")
+            header = read_header(images(entry.file))
+            upright, wide, high, line = placed(entry.size, header)
+        except (OSError, ValueError) as error:
+            faults.append(f"{entry.file}: {error}")
             continue
+        if pixels := about.pop("pixels", ""):  # where EXIF orientation leaves it open, `write_coco` says it
+            upright, line = pixels == "upright" and header.orientation > 1, ""
+        boxes = np.array([mark.box for mark in marks[number]]).reshape(-1, 4) * [wide, high, wide, high]
         sample, mended = inside_image(
             file_sample(
-                about.pop("name", name),
-                images(name),
-                [mark.box for mark in marks[number]],
+                about.pop("name", entry.file),
+                images(entry.file),
+                boxes,
                 [mark.label for mark in marks[number]],
                 [mark.crowd for mark in marks[number]],
+                upright=upright,
             ),
-            *size,
+            *(header.upright if upright else header.size),
         )
         faults += mended
+        deep = f"{header.depth}, rounded to 8" if header.depth else ""
+        told += [(entry.file, what) for what in (line, deep) if what]
         clean = about.pop("reference", None)
         if clean is not None:
             file = images(clean)
@@ -109,7 +140,80 @@ def read_coco(
         samples.append(replace(sample, **about))
     info = content.get("info")
     note = info.get("note", "") if isinstance(info, dict) else ""
-    return Dataset(tuple(samples), tuple(classes), str(note), tuple(faults), len(entries) - len(samples))
+    left_out = len({entry.file for entry in listed_images}) - len(samples)
+    faults += gathered(told)
+    return Dataset(tuple(samples), tuple(classes), str(note), tuple(faults), left_out, tuple(names))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image of the file."""
+
+    number: Any  # its id
+    file: str
+    size: tuple[float, float] | None  # width and height
+    ours: Mapping[str, str]
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> _Entry:
+        try:
+            width, height = (float(entry.get(key) or 0) for key in ("width", "height"))
+        except (TypeError, ValueError):
+            width = height = 0.0
+        size = (width, height) if width > 0 and height > 0 else None
+        hash(entry["id"])  # raises now what would be raised at the first look-up
+        return cls(entry["id"], str(entry["file_name"]).replace("\\", "/"), size, _ours(entry))
+
+
+def _labels_of(
+    categories: Sequence[tuple[Any, str]], classes: Sequence[str], annotations: Path, faults: list[str]
+) -> dict[Any, int]:
+    """The label of each category, -1 where it is not to be kept."""
+    to_label: dict[Any, int] = {}
+    names: dict[Any, str] = {}
+    for (number, name), label in zip(
+        categories, class_map([name for _, name in categories], classes).tolist(), strict=True
+    ):
+        if number in names:
+            if coco_name(names[number]) != coco_name(name):
+                raise ValueError(
+                    f"Expected one meaning of each category in {annotations} but {number!r} is {names[number]} "
+                    f"and {name}."
+                )
+            faults.append(f"{annotations.name}: category {number!r}, {name}, is there twice")
+        names[number], to_label[number] = name, label
+    return to_label
+
+
+def _once(listed: Sequence[_Entry], file: str, faults: list[str]) -> tuple[dict[Any, _Entry], dict[Any, Any]]:
+    """Each image once, by its id, and by every id that of the image that is meant.
+
+    An id of two files is nobody's: whose its boxes are cannot be told, and both files are left out.
+    """
+    by_number: dict[Any, list[_Entry]] = {}
+    for entry in listed:
+        by_number.setdefault(entry.number, []).append(entry)
+    entries: dict[Any, _Entry] = {}
+    same: dict[Any, Any] = {}
+    by_file: dict[str, Any] = {}
+    for number, (entry, *more) in by_number.items():
+        if others := [other.file for other in more if other.file != entry.file]:
+            faults.append(
+                f"{file}: image {number!r} is {entry.file} and {others[0]}: left out, with all its boxes"
+            )
+            same[number] = number
+            continue
+        if more:
+            faults.append(f"{file}: image {number!r}, {entry.file}, is there {1 + len(more)} times")
+        first = by_file.setdefault(entry.file, number)
+        same[number] = first
+        if first == number:
+            entries[number] = entry
+        else:
+            faults.append(
+                f"{file}: {entry.file} is image {first!r} and {number!r}: taken once, with the boxes of both"
+            )
+    return entries, same
 
 
 @dataclass(frozen=True)
@@ -120,35 +224,65 @@ class _Mark:
 
 
 def _mark(
-    annotation: dict[str, Any], images: Container[Any], to_label: Mapping[Any, int]
+    annotation: dict[str, Any], images: Mapping[Any, Any], to_label: Mapping[Any, int]
 ) -> tuple[Any, _Mark]:
     """The id of an annotation's image, and the rest of it."""
     for key, known in (("image_id", images), ("category_id", to_label)):
         if annotation.get(key) not in known:
             raise ValueError(f"unknown {key} {annotation.get(key)!r}")
     bbox = annotation.get("bbox")
+    if bbox is None and annotation.get("segmentation"):
+        bbox = _around(annotation["segmentation"])
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError(f"expected a bbox of x, y, width and height but got {bbox!r}")
     x, y, width, height = numbers([str(value) for value in bbox])
     label = to_label[annotation["category_id"]]
-    return annotation["image_id"], _Mark(
+    return images[annotation["image_id"]], _Mark(
         (x, y, x + width, y + height), label, bool(annotation.get("iscrowd"))
     )
 
 
+def _around(segmentation: Any) -> list[float]:
+    """The box around polygons, or around a mask of runs: x, y, width and height."""
+    if isinstance(segmentation, dict):
+        from pycocotools import mask
+
+        height, width = segmentation["size"]
+        runs = (
+            segmentation
+            if isinstance(segmentation["counts"], str)
+            else mask.frPyObjects(segmentation, height, width)
+        )
+        return [float(value) for value in mask.toBbox(runs)]
+    x = [float(value) for polygon in segmentation for value in polygon[::2]]
+    y = [float(value) for polygon in segmentation for value in polygon[1::2]]
+    return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+
+
 def _ours(entry: dict[str, Any]) -> dict[str, Any]:
     about = entry.get(_OURS)
-    known = ("name", "light", "place", "category", "reference")
+    known = ("name", "light", "place", "category", "reference", "pixels")
     return {key: str(about[key]) for key in known if key in about} if isinstance(about, dict) else {}
 
 
 def _image_folder(annotations: Path, names: Sequence[str]) -> Path:
-    beside = annotations.parent
-    candidates = (beside, beside / "images", beside.parent / "images")
+    beside, above = annotations.parent, annotations.parent.parent
+    candidates = [beside, beside / "images", above / "images", beside / "data", above]
     for folder in candidates:
         # One may be missing, even the first.
         if any((folder / name).is_file() for name in names):
             return folder
+    # Such as COCO's own `val2017` beside `annotations`; images of another split may have the same names.
+    below = [folder for place in (above, above / "images") for folder in sorted(place.glob("*/"))]
+    below = [folder for folder in below if any((folder / name).is_file() for name in names)]
+    below = [folder for folder in below if folder.name.lower() in annotations.stem.lower()] or below
+    if len(below) > 1:
+        raise ValueError(
+            f"Expected one folder with the images of {annotations}, such as {names[0]!r}, but got "
+            f"{', '.join(map(str, below))}; name the folder."
+        )
+    if below:
+        return below[0]
     listed = ", ".join(map(str, candidates))
     raise FileNotFoundError(
         f"Expected the images of {annotations}, such as {''.join(names[:1])!r}, in one of {listed}; name the folder."
@@ -188,9 +322,12 @@ def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = N
         path = Path(os.path.abspath(sample.path))  # as it is spelt: links are not followed
         if not path.is_relative_to(folder):
             raise ValueError(f"Expected argument `images` to be a folder above {path} but got {folder}.")
-        with open_image(path) as image:
-            size = image.size
-        entries.append(image_entry(sample, path.relative_to(folder).as_posix(), size))
+        header = read_header(path)
+        size = header.upright if sample.upright else header.size
+        entry = image_entry(sample, path.relative_to(folder).as_posix(), size)
+        if header.orientation > 1:
+            entry.setdefault(_OURS, {})["pixels"] = "upright" if sample.upright else "stored"
+        entries.append(entry)
     write_entries(dataset, entries, file)
 
 

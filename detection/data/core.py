@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,46 +13,45 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils import data
 from torchvision import tv_tensors
 
 from detection.data.classes import EXDARK_CLASSES
 from glare.files import IMAGE_SUFFIXES
+from glare.reading import Header, read_image
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Open an image with Pillow; nothing but its header is read.
+def load_image(path: str | Path, *, upright: bool = False) -> Pixels:
+    """Read an image as (H, W, 3) uint8 RGB; see `glare.reading.read_image`.
 
-    Raises:
-        OSError: if the file is missing, no image, or larger than Pillow takes for an honest one.
-    """
-    try:
-        return Image.open(path)
-    except ModuleNotFoundError as error:
-        # Importing ultralytics replaces Image.open: what Pillow cannot read then asks for a plugin instead.
-        raise UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from error
-    except Image.DecompressionBombError as error:
-        raise OSError(str(error)) from error
-
-
-def load_image(path: str | Path) -> Pixels:
-    """Read an image as (H, W, 3) uint8 RGB in its stored pixels: EXIF orientation is not applied.
-
-    Boxes of a data set belong to the stored pixels, so turning one without the other would part them.
+    Args:
+        path: the file.
+        upright: whether to turn the pixels as EXIF orientation says. The boxes of a set belong either to the stored
+            pixels or to the upright ones, so turning one without the other would part them.
 
     Raises:
         OSError: if the file is missing or cannot be decoded.
+        ValueError: if its numbers cannot become 8 bits.
     """
-    with open_image(path) as image:
-        try:
-            return np.asarray(image.convert("RGB"))
-        except SyntaxError as error:  # Pillow's word for a broken chunk in a PNG
-            raise OSError(f"cannot decode {path}: {error}") from error
+    return read_image(path, upright=upright)
+
+
+def gathered(told: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each thing that is to be told of images, with the first of them and how many more.
+
+    >>> gathered([("a.png", "too deep"), ("b.png", "too wide"), ("c.png", "too deep")])
+    ['a.png and 1 more: too deep', 'b.png: too wide']
+    """
+    names: dict[str, list[str]] = {}
+    for name, what in told:
+        names.setdefault(what, []).append(name)
+    return [
+        f"{first}{f' and {len(more)} more' if more else ''}: {what}" for what, (first, *more) in names.items()
+    ]
 
 
 def clip(
@@ -77,12 +76,12 @@ class Detections:
     """What a detector found in one image.
 
     Attributes:
-        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the stored image.
+        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image that was looked at.
         scores: (N,) float in [0,1].
         labels: (N,) int, numbers in the detector's `names`.
 
     Raises:
-        ValueError: if the three do not have these shapes.
+        ValueError: if the three do not have these shapes, or a box or a score is not finite.
 
     >>> found = Detections(np.array([[0.0, 0.0, 9.0, 5.0]]), np.array([0.8]), np.array([2]))
     >>> len(found)
@@ -100,6 +99,9 @@ class Detections:
                 "Expected arguments `boxes`, `scores` and `labels` of shapes (N, 4), (N,) and (N,) "
                 f"but got {self.boxes.shape}, {self.scores.shape} and {self.labels.shape}."
             )
+        # A network that computes NaN finds nothing or anything; neither is to pass for what it saw.
+        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+            raise ValueError("Expected arguments `boxes` and `scores` to be finite but got NaN or infinity.")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -118,7 +120,7 @@ class Sample:
     Attributes:
         name: unique within its set at one light; also the key of the simulated noise.
         load: returns the (H, W, 3) uint8 RGB image; raises OSError or ValueError where it cannot.
-        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the stored image.
+        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image that `load` returns.
         labels: (N,) int, numbers in the set's `classes`.
         crowd: (N,) bool; a crowd's box is neither to be found nor a mistake when found (COCO's ``iscrowd``).
         light: the name of the light the image was taken in, or of the part of a test set that it is in.
@@ -127,6 +129,7 @@ class Sample:
         category: what the image as a whole is said to show, or empty where the set does not say.
         path: the file that `load` reads; None where the pixels are made when they are loaded.
         reference_path: the file that `reference` reads, or None.
+        upright: whether `load` turns the pixels of the file as its EXIF orientation says.
 
     >>> black = lambda: np.zeros((40, 60, 3), np.uint8)
     >>> sample = Sample("a", black, np.array([[5.0, 6.0, 15.0, 18.0]]), np.array([0]), np.array([False]))
@@ -145,6 +148,7 @@ class Sample:
     category: str = ""
     path: Path | None = None
     reference_path: Path | None = None
+    upright: bool = False
 
     @property
     def scene(self) -> str:
@@ -158,20 +162,23 @@ def file_sample(
     boxes: ArrayLike,
     labels: Sequence[int],
     crowd: Sequence[bool] | None = None,
+    *,
+    upright: bool = False,
 ) -> Sample:
     """Return the sample of an image file and its boxes, (N, 4); none of them is a crowd unless `crowd` says so."""
     return Sample(
         name,
-        partial(load_image, path),
+        partial(load_image, path, upright=upright),
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.array(labels, dtype=np.int64),
         np.array([False] * len(labels) if crowd is None else crowd, dtype=np.bool_),
         path=path,
+        upright=upright,
     )
 
 
 def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[str]]:
-    """Cut the boxes of a sample to its image and drop those of which nothing remains.
+    """Cut the boxes of a sample to its image, and drop those of which nothing remains or that are there already.
 
     Returns:
         The sample, and one line each on what was cut and what was dropped.
@@ -180,18 +187,59 @@ def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[
     # Less than that is the rounding of a label file, and nothing to tell of.
     cut = remains & (np.abs(boxes - sample.boxes) > 0.01).any(axis=1)
     empty = (sample.boxes[:, 2] <= sample.boxes[:, 0]) | (sample.boxes[:, 3] <= sample.boxes[:, 1])
+    marks = np.column_stack([sample.boxes, sample.labels, sample.crowd])
+    again = np.ones(len(boxes), dtype=np.bool_)
+    again[np.unique(marks, axis=0, return_index=True)[1]] = False
+    again &= remains
     whole = f"of {len(boxes)} boxes, as the image measures {width}×{height} pixels"
     faults = [
         f"{sample.name}: {what} {number} {of}"
         for what, number, of in (
-            ("cut", cut.sum(), whole),
+            ("cut", (cut & ~again).sum(), whole),
             ("dropped", (~remains & ~empty).sum(), whole),
             ("dropped", empty.sum(), f"of {len(boxes)} boxes, without width or height"),
+            ("dropped", again.sum(), f"of {len(boxes)} boxes, which are there twice"),
         )
         if number
     ]
-    kept = replace(sample, boxes=boxes[remains], labels=sample.labels[remains], crowd=sample.crowd[remains])
-    return kept, faults
+    kept = remains & ~again
+    return replace(sample, boxes=boxes[kept], labels=sample.labels[kept], crowd=sample.crowd[kept]), faults
+
+
+def placed(said: tuple[float, float] | None, header: Header) -> tuple[bool, float, float, str]:
+    """Tell which pixels of an image file the boxes of an annotation belong to.
+
+    Args:
+        said: (width, height) that the annotation gives the image; None where it says nothing.
+        header: of the file.
+
+    Returns:
+        Whether to turn the image upright; what to multiply the boxes by, x and y; and what is to be told of it.
+
+    Raises:
+        ValueError: if the image has another shape, stored as well as upright.
+    """
+    turned = header.orientation > 1
+    if said is None:
+        return turned, 1.0, 1.0, "its size is not said and EXIF turns it: taken upright" if turned else ""
+    fits = [size == said for size in (header.upright, header.size)]
+    if any(fits):
+        unsaid = turned and all(fits)
+        return (
+            turned and fits[0],
+            1.0,
+            1.0,
+            "EXIF turns it and its size is the same: taken upright" if unsaid else "",
+        )
+    for size in (header.upright, header.size):
+        # Both sides are rounded to whole pixels.
+        if min(said) > 0 and abs(size[0] * said[1] - size[1] * said[0]) <= max(*size, *said):
+            of = f"it measures {size[0]}×{size[1]} where its boxes are of {said[0]:g}×{said[1]:g}"
+            upright = turned and size == header.upright
+            return upright, size[0] / said[0], size[1] / said[1], f"{of} pixels: they were scaled"
+    raise ValueError(
+        f"its boxes are of {said[0]:g}×{said[1]:g} pixels but it measures {header.size[0]}×{header.size[1]}"
+    )
 
 
 def numbers(fields: Sequence[str]) -> list[float]:
@@ -250,6 +298,7 @@ class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
         note: what a reader of a result on this set has to know.
         faults: what could not be read or had to be mended, one line each.
         left_out: how many images are missing from `samples` for that.
+        names: all classes that the set itself has, `classes` or not; empty where it has none.
     """
 
     samples: tuple[Sample, ...]
@@ -257,6 +306,7 @@ class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
     note: str = ""
     faults: tuple[str, ...] = ()
     left_out: int = 0
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)

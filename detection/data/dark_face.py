@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detection.data.core import Dataset, Sample, file_sample, inside_image, numbers, open_image
+from detection.data.core import Dataset, Sample, file_sample, gathered, inside_image, numbers
 from detection.data.yolo import image_files, without_image
+from glare.reading import read_header, read_text
 
 
 def read_dark_face(root: str | Path) -> Dataset:
@@ -41,29 +42,30 @@ def read_dark_face(root: str | Path) -> Dataset:
     root = Path(root)
     files = image_files(root / "image")
     samples: list[Sample] = []
+    told: list[tuple[str, str]] = []
     faults = without_image(root / "label", root / "image", files)
     for file in files:
         name = file.relative_to(root / "image")
         try:
             boxes = _faces((root / "label" / name).with_suffix(".txt"))
-            with open_image(file) as image:
-                size = image.size
+            header = read_header(file)
         except (OSError, ValueError) as error:
             faults.append(f"{name.as_posix()}: {error}")
             continue
-        sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *size)
+        sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *header.size)
         samples.append(replace(sample, light="night"))
         faults += cut
+        if header.depth:
+            told.append((sample.name, f"{header.depth}, rounded to 8"))
     left_out = len(files) - len(samples)
-    return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out)
+    faults += gathered(told)
+    return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out, names=("face",))
 
 
 def _faces(file: Path) -> list[list[float]]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file.parent.name}/{file.name}")
-    count, *lines = [
-        line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-    ] or [[]]
+    count, *lines = [line.split() for line in read_text(file).splitlines() if line.strip()] or [[]]
     if [str(len(lines))] != count or any(len(line) != 4 for line in lines):
         raise ValueError(
             f"expected the number of faces and as many lines `x1 y1 x2 y2` but got {' '.join(count)!r} "

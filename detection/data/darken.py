@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,16 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from detection.data.coco import image_entry, read_coco, write_entries
-from detection.data.core import Dataset, Pixels, Sample, open_image, relative_name
+from detection.data.core import Dataset, Pixels, Sample, relative_name
 from detection.data.phone import phone
 from glare.data.degrade import LEVELS, degrade, generator_for, sample_cast, sample_exposure
 from glare.files import whole_file
+from glare.reading import open_image
+
+NIGHT = 0.2
+"""Mean grey level in [0,1] below which a set is of dark photographs: COCO's is 0.44, that of LOL's dark images 0.06."""
+
+_LOOKED_AT = 50
 
 #: What ends the name of a level that `detection.data.phone` takes, and not a bare sensor.
 PHONE = "-phone"
@@ -69,6 +76,16 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
         for level in levels
     ]
     return dataset.replace(samples=tuple(samples), left_out=dataset.left_out * len(levels))
+
+
+def mean_grey(dataset: Dataset) -> float:
+    """Return the mean grey level of a set in [0,1], of at most fifty of its images; NaN if none can be read."""
+    step = max(1, len(dataset) // _LOOKED_AT)
+    levels = []
+    for sample in dataset.samples[::step]:
+        with suppress(OSError, ValueError):  # which is told when it is evaluated
+            levels.append(float(sample.load().mean()) / 255)
+    return sum(levels) / len(levels) if levels else float("nan")
 
 
 def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int) -> Pixels:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detection.data.classes import EXDARK_CLASSES, check_classes, class_map
-from detection.data.core import Dataset, Sample, file_sample, inside_image, numbers, open_image
+from detection.data.core import Dataset, Sample, file_sample, gathered, inside_image, numbers
+from glare.reading import read_header, read_text
 
 LIGHTS = (
     *("Low", "Ambient", "Object", "Single", "Weak", "Strong", "Screen", "Window", "Shadow", "Twilight"),
@@ -64,7 +65,7 @@ class ExDark(Dataset):
         self, root: str | Path, split: str | Path, *, classes: Sequence[str] = EXDARK_CLASSES
     ) -> None:
         read = _read(Path(root), split, classes)
-        super().__init__(read.samples, read.classes, read.note, read.faults, read.left_out)
+        super().__init__(read.samples, read.classes, read.note, read.faults, read.left_out, read.names)
 
 
 def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
@@ -80,12 +81,12 @@ def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
     listed = _read_list(root / LIST, images, faults)
     chosen = _chosen(listed, split, faults)
     samples: list[Sample] = []
+    told: list[tuple[str, str]] = []
     for entry in chosen:
         try:
             path = _find(images, entry.name)
-            marks = _boxes(_find(annotations, f"{entry.name}.txt").read_bytes())
-            with open_image(path) as image:
-                size = image.size
+            marks = _boxes(_find(annotations, f"{entry.name}.txt"))
+            header = read_header(path)
         except (OSError, ValueError) as error:
             faults.append(f"{entry.name}: {error}")
             continue
@@ -109,17 +110,20 @@ def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
                 [label for _, label in kept],
                 [mark.ignore for mark, _ in kept],
             ),
-            *size,
+            *header.size,
         )
         samples.append(replace(sample, light=entry.light, place=entry.place, category=entry.category))
         faults += mended
+        if header.depth:
+            told.append((sample.name, f"{header.depth}, rounded to 8"))
     which = split if split in SPLITS else f"the split {Path(split).name}"
     return Dataset(
         tuple(samples),
         tuple(classes),
         note=f"ExDark, {which}",
-        faults=tuple(faults),
+        faults=(*faults, *gathered(told)),
         left_out=len(chosen) - len(samples),
+        names=EXDARK_CLASSES,
     )
 
 
@@ -144,7 +148,7 @@ class _Mark:
 def _read_list(file: Path, images: dict[str, Path], faults: list[str]) -> list[_Entry]:
     entries: dict[str, _Entry] = {}
     faulty: set[str] = set()
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(file, "replace").splitlines(), 1):
         fields = line.split()
         if not fields or (number == 1 and not fields[-1].isdigit()):  # the header
             continue
@@ -201,7 +205,7 @@ def _chosen(listed: Sequence[_Entry], split: str | Path, faults: list[str]) -> l
         for key in _keys(entry.name):
             known.setdefault(key, entry)
     chosen: dict[str, _Entry] = {}
-    for line in filter(None, map(str.strip, Path(split).read_text(encoding="utf-8-sig").splitlines())):
+    for line in filter(None, map(str.strip, read_text(Path(split)).splitlines())):
         found = next((known[key] for key in _keys(line.replace("\\", "/")) if key in known), None)
         if found is None:
             faults.append(f"{Path(split).name}: {line} is not in {LIST}")
@@ -235,13 +239,13 @@ def _find(files: dict[str, Path], name: str) -> Path:
     return file
 
 
-def _boxes(content: bytes) -> list[_Mark]:
+def _boxes(file: Path) -> list[_Mark]:
     """The boxes of a `bbGt` file, version 3: class, left, top, width, height and seven more numbers.
 
     The sixth of the seven is the mark "ignore" of that format (Dollár's toolbox); in ExDark all seven are 0.
     """
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"its annotation is no text: {error}") from error
     if lines and lines[0].strip() != _HEADER:

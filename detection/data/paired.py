@@ -7,13 +7,16 @@ SICE: Cai et al., IEEE TIP 2018.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
-from detection.data.core import Dataset, Sample, file_sample, load_image, open_image
-from glare.data.pairs import match_pairs, pair_folders, same_size
+from detection.data.core import Dataset, Sample, file_sample, gathered, load_image
+from glare.data.pairs import common_name, match_pairs, pair_folders, same_size
 from glare.files import IMAGE_SUFFIXES
+from glare.reading import left_alongside, open_image, read_header
 
 #: Folders of training images in the sets below, in lower case. They are tested on where they are named, not in passing.
 _TRAINING = {"our485", "train", "training data"}
@@ -24,7 +27,7 @@ _LABEL = "label"
 def read_test_sets(*roots: str | Path) -> Dataset:
     """Return all images below some folders that an enhancer can be tested on, the sound ones.
 
-    A folder with ``low`` and ``high``, ``input`` and ``target`` or ``Low`` and ``Normal`` holds pairs; so does one
+    A folder with two of `glare.data.pairs.PAIR_FOLDERS`, such as ``low`` and ``high``, holds pairs; so does one
     with ``Label``, SICE's references, of which each has a folder of exposures beside it: those darker than the middle
     one are paired with it. Any other folder that holds images is a set without references. Folders of training
     images (``our485``, ``Train``, ``Training data``) are passed over unless they are named themselves.
@@ -39,7 +42,8 @@ def read_test_sets(*roots: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if two sets have one name.
+        ValueError: if two sets have one name, or two folders beside each other images of the same names and sizes: they
+            may be the two sides of pairs whose folders are called otherwise.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -52,12 +56,14 @@ def read_test_sets(*roots: str | Path) -> Dataset:
     ('1.png', (40, 60, 3))
     """
     samples: list[Sample] = []
+    told: list[tuple[str, str]] = []
     faults: list[str] = []
     names: set[str] = set()
     for root in map(Path, roots):
         sets = [folder for folder in _folders(root) if _is_set(folder)]
         if not sets:
             raise FileNotFoundError(f"Expected a folder with images at {root} but there is none.")
+        _check_sides(sets)
         for folder in sets:
             whole = folder.resolve().relative_to(root.resolve().parent)
             name = (whole if folder != root else Path(root.resolve().parent.name) / whole).as_posix()
@@ -67,18 +73,51 @@ def read_test_sets(*roots: str | Path) -> Dataset:
             pairs, problems = _pairs(folder)
             samples += [_sample(folder, name, *pair) for pair in pairs if _alike(pair, problems)]
             faults += [problem.replace(f"{root}/", "") for problem in problems]
+            told += [(file.name, f"{depth}, rounded to 8") for pair in pairs for file, depth in _depths(pair)]
     # A line is told of each image, or pair, that cannot be tested on.
-    return Dataset(tuple(samples), (), faults=tuple(faults), left_out=len(faults))
+    left_out = len(faults)
+    faults += [line for root in map(Path, roots) for line in left_alongside(root)]
+    return Dataset(tuple(samples), (), faults=(*faults, *gathered(told)), left_out=left_out)
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """``root`` and the folders below, but not those inside a set of pairs."""
+def _folders(root: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """``root`` and the folders below, but not those inside a set of pairs, nor a link to one that it lies in."""
     yield root
-    if not root.is_dir() or pair_folders(root) or _label(root):
+    place = root.resolve()
+    if not root.is_dir() or place in above or pair_folders(root) or _label(root):
         return
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and folder.name.lower() not in _TRAINING:
-            yield from _folders(folder)
+            yield from _folders(folder, (*above, place))
+
+
+def _check_sides(sets: Sequence[Path]) -> None:
+    """Raise ValueError where two folders look like the two sides of pairs."""
+    alone = [folder for folder in sets if not pair_folders(folder) and _label(folder) is None]
+    for one, other in combinations(alone, 2):
+        if one.parent != other.parent:
+            continue
+        first, second = (
+            {common_name(file.stem).lower(): file for file in _images(side)} for side in (one, other)
+        )
+        shared = sorted(first.keys() & second.keys())
+        if 2 * len(shared) < min(len(first), len(second)) or not shared:
+            continue
+        problems: list[str] = []
+        if all(same_size((first[key], second[key]), problems) for key in shared[:5]):
+            raise ValueError(
+                f"Expected sets of different images but those in {one} and {other.name}/ have the same names and "
+                "sizes. If they are the two sides of pairs, call the folders low/ and high/; if they are two sets, "
+                "name each of the folders on its own."
+            )
+
+
+def _depths(pair: tuple[Path, Path | None]) -> Iterator[tuple[Path, str]]:
+    """The files of more than 8 bits, and what they are of."""
+    for file in pair:
+        with suppress(OSError):  # which is told when it is loaded
+            if file is not None and (depth := read_header(file).depth):
+                yield file, depth
 
 
 def _is_set(folder: Path) -> bool:
@@ -86,7 +125,11 @@ def _is_set(folder: Path) -> bool:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("._")
+    )
 
 
 def _label(folder: Path) -> Path | None:
@@ -139,7 +182,10 @@ def is_jpeg(file: Path) -> bool:
 
 def _sample(folder: Path, name: str, low: Path, reference: Path | None) -> Sample:
     names = pair_folders(folder)
-    alone = file_sample(low.relative_to(folder / names[0] if names else folder).as_posix(), low, [], [])
+    name_of = low.relative_to(folder / names[0] if names else folder).as_posix()
+    alone = file_sample(name_of, low, [], [], upright=True)
     if reference is None:
         return replace(alone, light=name)
-    return replace(alone, light=name, reference=partial(load_image, reference), reference_path=reference)
+    return replace(
+        alone, light=name, reference=partial(load_image, reference, upright=True), reference_path=reference
+    )

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml  # type: ignore[import-untyped]
 from PIL import Image
 from tqdm import tqdm
 
-from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES, check_classes, class_map
+from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES, check_classes, class_map, coco_name
 from detection.data.core import (
     Dataset,
     Sample,
     file_sample,
+    gathered,
     inside_image,
     numbers,
-    open_image,
     relative_name,
     stems,
 )
 from glare.files import IMAGE_SUFFIXES, whole_file
+from glare.reading import find_files, left_alongside, open_image, read_header, read_text
 
 SPLITS = ("train", "val", "test")
 """The parts of a set in ultralytics' ``data.yaml``."""
-_ORIENTATION = 0x0112  # EXIF
+_PIXELS = 10.0
+"""What is larger is no number relative to the size of an image, however carelessly a box was drawn."""
 
 
 def read_yolo(
@@ -41,24 +47,27 @@ def read_yolo(
     """Read a set in YOLO's layout; of each image only the header is opened, for its size.
 
     Args:
-        root: ultralytics' ``data.yaml``, which says where the images of each split lie, or a folder with that file;
-            without one a folder with ``images/``. The labels lie under the same relative names in the folder that is
-            called ``labels`` where that of the images is called ``images`` (``class cx cy w h``, relative to the
-            image's size); an image without a label file has no objects.
-        split: ``train``, ``val`` or ``test`` of ``data.yaml``; by default ``val``, and without such a split or such
-            a file all of ``images/``.
-        names: what the class numbers mean; by default what ``data.yaml`` says, and without that file the eighty
-            classes of COCO.
+        root: a description such as ultralytics' ``data.yaml`` or Darknet's ``obj.data``, which says where the images of
+            each split lie, or a folder with one, whatever it is called; without one a folder with ``images/``. The
+            labels lie under the same relative names in the folder that is called ``labels`` where that of the images is
+            called ``images``, or beside the images (``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...``, relative
+            to the size of the image as EXIF orientation has it turned); an image without a label file has no objects.
+        split: ``train``, ``val`` or ``test`` of the description; by default ``val``, and where the description names
+            no such split, or there is none, all of ``images/``. A split may be a folder, a list of images in a text
+            file, a pattern, or a list of these.
+        names: what the class numbers mean; by default what the description, ``classes.txt`` or ``obj.names`` say.
+            Without any of them the eighty classes of COCO are supposed, and its `note` says so.
         classes: the classes to keep; boxes of any other class are left out.
 
     Returns:
         The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
         are label files without an image, and boxes that had to be cut to the image, or dropped with nothing of
-        them inside (those images stay).
+        them inside, or that are there twice (those images stay).
 
     Raises:
-        FileNotFoundError: if there are no images, or no folder of labels.
-        ValueError: if there is no such split, or none of the names is among `classes`.
+        FileNotFoundError: if there are no images, or no folder of labels, or a split that is named is not there.
+        ValueError: if there is no such split, none of the names is among `classes`, or nobody can tell what the class
+            numbers mean: files disagree, or none says it and there are numbers beyond COCO's eighty.
 
     >>> import tempfile
     >>> from detection import sample_set
@@ -68,93 +77,239 @@ def read_yolo(
     'val of data.yaml'
     """
     root = Path(root)
-    file, described = _described(root)
-    places = yolo_splits(root)
-    if split is None and places.get("val"):
+    about = _described(root)
+    if split is None and about.content.get("val"):
         split = "val"
+    whole = _whole(about.folder)
+    if split is None and about.splits and not whole.is_dir():  # CVAT's, which may name `train` alone
+        split = about.splits[0]
     if split is None:
-        folders, note = [file.parent / "images"], ""
-    elif split not in places:
+        parts = [part for part in SPLITS if (whole / part).is_dir()]
+        places = [_Place(whole)]
+        note = f"{' and '.join(parts)} of {whole.name}/ together" if len(parts) > 1 else ""
+    elif not about.content.get(split) or split not in SPLITS:
         raise ValueError(
-            f"Expected argument `split` to be one that {file} names ({', '.join(places) or 'none'}) but got {split!r}."
-        )
-    elif not places[split]:
-        raise FileNotFoundError(
-            f"Expected folders of images at {described[split]}, {split} of {file}, but there are none."
+            f"Expected argument `split` to be one that {about.file} names ({', '.join(about.splits) or 'none'}) but "
+            f"got {split!r}."
         )
     else:
-        folders, note = places[split], f"{split} of {file.name}"
-    names = names or _names(file, described) or COCO_CLASSES
-    check_classes(names, classes, root)
-    return _read_yolo(folders, names, classes, note)
+        places, note = about.places(split), f"{split} of {about.file.name}"
+    told: list[str] = []
+    stated = names or _names(root, about, places, told)
+    check_classes(stated or COCO_CLASSES, classes, _unnamed(about) if about.nameless else root)
+    found = _read_yolo(places, stated, classes, note, about.keypoints)
+    return found.replace(faults=(*told, *found.faults))
 
 
-def yolo_splits(root: str | Path) -> dict[str, list[Path]]:
-    """Return the folders with the images of each split that ultralytics' ``data.yaml`` names.
+def _whole(folder: Path) -> Path:
+    """Where the images of a set are that names no splits: ``images/``, or a folder that has label files beside them."""
+    if not (folder / "images").is_dir():
+        for beside in (folder / "data", folder / "obj_train_data", folder):
+            if any(file.with_suffix(".txt").is_file() for file in find_files(beside)):
+                return beside
+    return folder / "images"
+
+
+def yolo_splits(root: str | Path) -> tuple[str, ...]:
+    """Return the splits, out of ``train``, ``val`` and ``test``, that a set's description names, be they there or not.
+
+    ``train`` and ``val`` are one and the same in some; then neither is told.
 
     Args:
         root: the file, or a folder that may hold it.
-
-    Returns:
-        By ``train``, ``val`` and ``test``, as far as there are such; an empty list where the folders are not there.
     """
-    file, described = _described(Path(root))
-    base = file.parent / str(described.get("path", ""))
-    if not base.is_dir():  # the place on somebody else's disk
-        base = file.parent
-    return {split: _image_folders(base, described[split]) for split in SPLITS if described.get(split)}
+    about = _described(Path(root))
+    if about.content.get("train") == about.content.get("val"):
+        return tuple(split for split in about.splits if split == "test")
+    return about.splits
 
 
-def _described(root: Path) -> tuple[Path, dict[str, Any]]:
-    """Where ``data.yaml`` is, or would be, and what it says."""
-    file = root / "data.yaml" if root.is_dir() else root
-    if not file.is_file():
-        return file, {}
+@dataclass(frozen=True)
+class _Place:
+    """Images of a split: all below a folder, or some of it."""
+
+    folder: Path
+    listed: tuple[Path, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a file says of a set; empty where there is none."""
+
+    file: Path  # where it is, or would be
+    content: dict[str, Any]
+    explicit: bool = False  # whether the user named it
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in SPLITS if self.content.get(split))
+
+    @property
+    def nameless(self) -> bool:
+        """Whether there is only the number of the classes."""
+        return "nc" in self.content and self.content.get("names") is None
+
+    @property
+    def keypoints(self) -> int:
+        """How many numbers stand behind the box of a pose."""
+        shape = self.content.get("kpt_shape")
+        return int(np.prod(shape)) if isinstance(shape, list) and shape else 0
+
+    def places(self, split: str) -> list[_Place]:
+        """Where the images of a split are; raises FileNotFoundError if they are not there."""
+        base = self.folder / _slashes(self.content.get("path") or "")
+        if not base.is_dir():  # the place on somebody else's disk
+            base = self.folder
+        named = self.content[split]
+        found = []
+        for name in named if isinstance(named, list) else [named]:
+            place = _place(base, _slashes(name))
+            if place is None:
+                raise FileNotFoundError(
+                    f"Expected images at {named}, {split} of {self.file}, but there are none at {name}."
+                )
+            found.append(place)
+        return found
+
+
+def _slashes(name: object) -> str:
+    return str(name).replace("\\", "/")
+
+
+def _place(base: Path, name: str) -> _Place | None:
+    # Roboflow's paths start one folder too high, CVAT's with a folder `data` that is not there.
+    tried = [base / name, base / name.removeprefix("../"), base / name.removeprefix("data/")]
+    for path in tried:
+        # Some name the folder above that of the images.
+        for folder in (path / "images", path):
+            if folder.is_dir():
+                return _Place(folder)
+        if path.suffix == ".txt" and path.is_file():
+            lines = map(_slashes, map(str.strip, read_text(path).splitlines()))
+            return _some([_listed_file(path.parent, base, line) for line in lines if line])
+        if path.is_file():
+            return _some([path])
+    for pattern in map(str, tried):
+        if glob.has_magic(pattern) and (found := glob.glob(pattern, recursive=True)):
+            return _some([file for file in map(Path, sorted(found)) if file.suffix.lower() in IMAGE_SUFFIXES])
+    return None
+
+
+def _listed_file(beside: Path, base: Path, line: str) -> Path:
+    """The image that a line of a list names: from the list's folder, from the set's, or from the working one."""
+    short = line.removeprefix("./")
+    tried = [beside / short, base / short, base / short.removeprefix("data/"), Path(line)]
+    return next((path for path in tried if path.is_file()), base / short)
+
+
+def _some(files: Sequence[Path]) -> _Place | None:
+    if not files:
+        return None
+    return _Place(Path(os.path.commonpath([file.parent for file in files])), tuple(dict.fromkeys(files)))
+
+
+def _described(root: Path) -> _Description:
+    """The description of a set: the file, or the one in a folder that ultralytics would take."""
+    if not root.is_dir():
+        return _Description(root, _content(root), explicit=True) if root.is_file() else _Description(root, {})
+    found: list[_Description] = []
+    broken: list[ValueError] = []
+    own = sorted(file for end in ("*.yaml", "*.yml", "*.data") for file in root.glob(end))
+    for file in own or sorted(file for end in ("*/*.yaml", "*/*.yml") for file in root.glob(end)):
+        if file.name.startswith("._"):
+            continue
+        try:
+            content = _content(file)
+        except ValueError as error:
+            broken.append(error)
+            continue
+        # Not what else is written as YAML, such as the settings of a training.
+        if content.keys() & {"names", "nc"} or (content.keys() & set(SPLITS) and file.name == "data.yaml"):
+            found.append(_Description(file, content))
+    if broken and (not found or root / "data.yaml" not in [one.file for one in found]):
+        raise broken[0]
+    if not found:
+        return _Description(root / "data.yaml", {})
+    usual = [one for one in found if one.file.name == "data.yaml" or one.file.stem == root.resolve().name]
+    chosen = (usual or found)[0]
+    for other in [] if usual else found:
+        if any(other.content.get(split) != chosen.content.get(split) for split in SPLITS):
+            raise ValueError(
+                f"Expected one description of {root} but {chosen.file.name} and {other.file.name} differ in where the "
+                "images are: name one of them instead of the folder."
+            )
+    return chosen
+
+
+def _content(file: Path) -> dict[str, Any]:
+    text = read_text(file)
+    if file.suffix == ".data":  # Darknet's: a key, an equals sign and a value on each line
+        pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+        ours = {"valid": "val", "classes": "nc"}
+        said: dict[str, Any] = {ours.get(key.strip(), key.strip()): value.strip() for key, _, value in pairs}
+        named = _slashes(said.pop("names", ""))
+        for names in (file.parent / named, file.parent / named.removeprefix("data/")):
+            if names.is_file():
+                said["names"] = _lines(names)
+        return said
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+        content: Any = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"Expected YAML in {file} but got stuck: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"Expected ultralytics' description of a set in {file} but got {content!r}.")
-    return file, content
-
-
-def _image_folders(base: Path, named: object) -> list[Path]:
-    found: list[Path] = []
-    for name in named if isinstance(named, list) else [named]:
-        # Roboflow's paths start one folder too high; and some name the folder above that of the images.
-        tried = [base / part for part in (str(name), str(name).removeprefix("../"))]
-        there = [place for above in tried for place in (above / "images", above) if place.is_dir()]
-        if not there:
-            return []
-        found.append(there[0])
-    return found
+    if "validation" in content and "val" not in content:
+        content["val"] = content.pop("validation")
+    return content
 
 
 def _read_yolo(
-    folders: Sequence[Path], names: Sequence[str], classes: Sequence[str], note: str = ""
+    places: Sequence[_Place],
+    stated: Sequence[str] | None,
+    classes: Sequence[str],
+    note: str = "",
+    keypoints: int = 0,
 ) -> Dataset:
+    names = stated or COCO_CLASSES
     to_label = class_map(names, classes)
-    above = Path(os.path.commonpath(folders))
-    files: list[Path] = []
+    above = Path(os.path.commonpath([place.folder for place in places]))
+    files: dict[Path, Path] = {}
     samples: list[Sample] = []
     faults: list[str] = []
-    for images in folders:
-        own, labels = image_files(images), _labels(images)
-        if not labels.is_dir():  # every image would be one without objects
-            raise FileNotFoundError(f"Expected the labels of {images} in {labels} but there is none.")
-        faults += without_image(labels, images, own)
-        files += own
-    for file in files:
+    told: list[tuple[str, str]] = []
+    if stated is None:
+        note = ", ".join(
+            filter(None, [note, "its class numbers taken for COCO's, as no file says what they mean"])
+        )
+    for place in places:
+        own = image_files(place.folder) if place.listed is None else list(place.listed)
+        labels = _labels(place.folder)
+        written = {image: label for image in own if (label := _label_file(image)).is_file()}
+        if not written and not labels.is_dir():  # every image would be one without objects
+            raise FileNotFoundError(f"Expected the labels of {place.folder} in {labels} but there is none.")
+        if place.listed is None:
+            faults += left_alongside(place.folder)
+            faults += without_image(labels, place.folder, own) if labels != place.folder else []
+        files |= {image: written.get(image, labels) for image in own}
+    for file, label in files.items():
         name = file.relative_to(above).as_posix()
         try:
-            with open_image(file) as image:
-                width, height = image.size
-            marks = _yolo_labels(_labels(file).with_suffix(".txt"), len(names))
+            header = read_header(file)
+            marks = _yolo_labels(label, None if stated is None else len(names), keypoints)
         except (OSError, ValueError) as error:
             faults.append(f"{name}: {error}")
             continue
+        if beyond := [number for number, _ in marks if number >= len(names)]:
+            raise ValueError(
+                f"Expected a file that says what the class numbers mean but there is none, and they are not COCO's "
+                f"eighty: {label} has {beyond[0]}. Write `names` into a data.yaml beside images/, or a classes.txt."
+            )
         kept = [(int(to_label[number]), box) for number, box in marks if to_label[number] >= 0]
+        width, height = header.upright
         sample, mended = inside_image(
             file_sample(
                 name,
@@ -164,13 +319,22 @@ def _read_yolo(
                     for _, (cx, cy, w, h) in kept
                 ],
                 [label for label, _ in kept],
+                upright=header.orientation > 1,
             ),
             width,
             height,
         )
         samples.append(sample)
         faults += mended
-    return Dataset(tuple(samples), tuple(classes), note, tuple(faults), len(files) - len(samples))
+        if header.depth:
+            told.append((name, f"{header.depth}, rounded to 8"))
+    unlabelled = sum(not label.is_file() for label in files.values())
+    if 2 * unlabelled > len(files):
+        faults.append(f"{unlabelled} of {len(files)} images have no label file and are taken to show nothing")
+    faults += gathered(told)
+    return Dataset(
+        tuple(samples), tuple(classes), note, tuple(faults), len(files) - len(samples), tuple(names)
+    )
 
 
 def _labels(path: Path) -> Path:
@@ -181,9 +345,16 @@ def _labels(path: Path) -> Path:
     return Path(*parts)
 
 
+def _label_file(image: Path) -> Path:
+    """The label file of an image: in the folder of labels, or beside the image as Darknet has it."""
+    label = _labels(image).with_suffix(".txt")
+    beside = image.with_suffix(".txt")
+    return beside if not label.is_file() and beside.is_file() else label
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the images below a folder; raises FileNotFoundError if there are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = find_files(folder)
     if not files:
         raise FileNotFoundError(f"Expected images in {folder} but found none.")
     return files
@@ -192,7 +363,7 @@ def image_files(folder: Path) -> list[Path]:
 def without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str]:
     """Return a line on each label file below ``labels`` that is of none of the image files below ``images``."""
     known = {file.relative_to(images).with_suffix("") for file in files}
-    written = sorted(file.relative_to(labels) for file in labels.rglob("*.txt"))
+    written = [file.relative_to(labels) for file in find_files(labels, {".txt"})]
     # `classes.txt` is what labelling tools leave beside the labels.
     return [
         f"{labels.name}/{label.as_posix()}: there is no image of this name"
@@ -201,36 +372,106 @@ def without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str
     ]
 
 
-def _names(file: Path, described: Mapping[str, Any]) -> list[str] | None:
-    if not described:
+def _names(
+    root: Path, about: _Description, places: Sequence[_Place], told: list[str]
+) -> Sequence[str] | None:
+    """What the class numbers mean; None if no file says it. What is not to be lost is added to ``told``."""
+    named: dict[Path, list[str]] = {}
+    if about.content:
+        named[about.file] = _names_in(about)
+    folders = [about.folder, about.folder / "labels", about.folder / "images"]
+    folders += [folder for place in places for folder in (place.folder, _labels(place.folder))]
+    folders += [below for folder in folders[1:] for below in sorted(folder.glob("*/"))]
+    for folder in dict.fromkeys(folders):
+        files = [folder / "classes.txt", folder / "_darknet.labels", *sorted(folder.glob("*.names"))]
+        named |= {file: _lines(file) for file in files if file.is_file()}
+    for file in sorted([*about.folder.glob("*.yaml"), *about.folder.glob("*.yml")]):
+        with suppress(ValueError):  # no description, or one that says nothing
+            if file not in named and "names" in (content := _content(file)):
+                named[file] = _names_in(_Description(file, content))
+    if not named:
         return None
-    names = described.get("names")
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+    (first, names), *others = named.items()
+    for file, differ in others:
+        if list(map(coco_name, differ)) == list(map(coco_name, names)):
+            continue
+        says = [
+            f"{one.name} says {len(what)}: {', '.join(what[:5])}"
+            for one, what in ((first, names), (file, differ))
+        ]
+        if not about.explicit:
             raise ValueError(
-                f"Expected the numbers of {file} to be 0 to {len(names) - 1} but got {list(names)}."
+                f"Expected one meaning of the class numbers in {root} but {'; '.join(says)}. Name the description "
+                "that is right instead of the folder, or remove the other."
             )
-        names = [names[number] for number in sorted(names)]
+        told.append(f"{'; '.join(says)}: the first counts")
+    return names
+
+
+def _lines(file: Path) -> list[str]:
+    names = [line.strip() for line in read_text(file).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _unnamed(about: _Description) -> str:
+    return f"{about.file}, which has no list `names` but only their number,"
+
+
+def _names_in(about: _Description) -> list[str]:
+    names = about.content.get("names")
+    if names is None and "nc" in about.content:  # as ultralytics has it
+        try:
+            return [f"class_{number}" for number in range(int(about.content["nc"]))]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected a number `nc` in {about.file} but got {about.content['nc']!r}."
+            ) from error
+    if isinstance(names, dict):
+        by_number = {int(number): name for number, name in names.items()}  # quoted ones too
+        if sorted(by_number) != list(range(len(by_number))):
+            raise ValueError(
+                f"Expected the numbers of {about.file} to be 0 to {len(names) - 1} but got {list(names)}."
+            )
+        names = [by_number[number] for number in sorted(by_number)]
     if not isinstance(names, list) or not names:
-        raise ValueError(f"Expected a list `names` in {file} but got {names!r}.")
+        raise ValueError(f"Expected a list `names` in {about.file} but got {names!r}.")
+    if str(about.content.get("nc", len(names))) != str(len(names)):
+        raise ValueError(
+            f"Expected as many `names` as `nc` says in {about.file} but got {len(names)} and {about.content['nc']}."
+        )
     return [str(name) for name in names]
 
 
-def _yolo_labels(file: Path, classes: int) -> list[tuple[int, list[float]]]:
+def _yolo_labels(file: Path, classes: int | None, keypoints: int = 0) -> list[tuple[int, list[float]]]:
+    """The boxes of a label file; without a number of ``classes`` any class will do."""
     marks = []
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
+    lines = read_text(file).splitlines() if file.is_file() else []
     for place, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
         try:
-            number, box = int(fields[0]), numbers(fields[1:])
-            if len(box) != 4 or not 0 <= number < classes:
-                raise ValueError(f"expected `class cx cy w h` with a class below {classes} but got {line!r}")
+            kind, *box = numbers(fields)
+            if keypoints and len(box) == 4 + keypoints:
+                box = box[:4]
+            if len(box) >= 6 and len(box) % 2 == 0:  # a polygon
+                box = _around(box[::2], box[1::2])
+            if len(box) != 4 or kind != int(kind) or kind < 0 or (classes is not None and kind >= classes):
+                below = f"a class below {classes}" if classes is not None else "a class"
+                raise ValueError(f"expected `class cx cy w h` with {below} but got {line!r}")
+            if max(map(abs, box)) > _PIXELS:
+                raise ValueError(f"expected numbers relative to the image's size but got pixels: {line!r}")
         except ValueError as error:
             raise ValueError(f"its label file, line {place}: {error}") from error
-        marks.append((number, box))
+        marks.append((int(kind), box))
     return marks
+
+
+def _around(x: Sequence[float], y: Sequence[float]) -> list[float]:
+    """The box around a polygon: its centre, width and height."""
+    return [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
 
 
 def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> Dataset:
@@ -292,7 +533,7 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
     described = {"train": first, "val": first, **places, "names": dict(enumerate(classes))}
     with whole_file(folder / "data.yaml") as beside:
         beside.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
-    written = _read_yolo([folder / "images"], classes, classes)
+    written = _read_yolo([_Place(folder / "images")], classes, classes)
     left_out = sum(len(part) + part.left_out for part in parts.values()) - len(written)
     return written.replace(faults=tuple(dict.fromkeys([*faults, *written.faults])), left_out=left_out)
 
@@ -334,9 +575,5 @@ def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:
 
 
 def _can_be_copied(path: Path) -> bool:
-    with open_image(path) as image:
-        try:
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
-        except SyntaxError as error:  # a PNG may have its EXIF data behind the pixels, which are broken
-            raise OSError(f"cannot decode {path}: {error}") from error
-    return upright and path.suffix.lower() in IMAGE_SUFFIXES
+    header = read_header(path)
+    return header.orientation == 1 and not header.depth and path.suffix.lower() in IMAGE_SUFFIXES

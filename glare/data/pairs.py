@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from glare.data.camera import random_night
 from glare.data.degrade import generator_for
 from glare.files import IMAGE_SUFFIXES
 from glare.image import to_float
+from glare.reading import find_files, read_header, read_image
 
-#: Endings of files that torchvision does not decode.
-_PILLOWS = {".bmp", ".tif", ".tiff"}
-#: Names of the two folders of a set of pairs: LOL-v1, many benchmarks, LOL-v2.
-PAIR_FOLDERS = (("low", "high"), ("input", "target"), ("Low", "Normal"))
-#: Bytes of decoded images that each reading process keeps, since decoding takes longer than cutting.
+#: Names of the two folders of a set of pairs, in any letter case: LOL-v1, many benchmarks, LOL-v2, BasicSR's.
+PAIR_FOLDERS = (
+    ("low", "high"),
+    ("input", "target"),
+    ("low", "normal"),
+    ("input", "gt"),
+    ("low", "gt"),
+    ("lq", "gt"),
+)
+#: What may stand before or behind the common part of the names of two partners: ``low001`` and ``normal001``.
+_SIDES = "|".join(sorted({side for pair in PAIR_FOLDERS for side in pair}))
+#: Decoded images that each reading process keeps: to decode takes longer than to cut.
 DECODED_BYTES = 2**30
 
 
@@ -33,7 +39,7 @@ def list_images(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: if there are none.
     """
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = find_files(folder)
     if not files:
         raise FileNotFoundError(f"No images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}.")
     return files
@@ -41,6 +47,8 @@ def list_images(folder: str | Path) -> list[Path]:
 
 def list_pairs(root: str | Path) -> list[tuple[Path, Path]]:
     """Return low and normal-light files of a set of pairs, matched by name without suffix (also ``low1``, ``normal1``).
+
+    EXIF orientation is applied to both, here and in `read`.
 
     Raises:
         FileNotFoundError: if ``root`` has none of the folder pairs in `PAIR_FOLDERS`.
@@ -62,7 +70,10 @@ def match_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     names = pair_folders(root)
     if names is None:
         wanted = ", ".join(f"{low}/ and {high}/" for low, high in PAIR_FOLDERS)
-        raise FileNotFoundError(f"{root} holds no pairs of images: expected the folders {wanted}.")
+        there = ", ".join(sorted(f"{entry.name}/" for entry in Path(root).glob("*/"))) or "no folders"
+        raise FileNotFoundError(
+            f"{root} holds no pairs of images: expected the folders {wanted}, in any letter case, but got {there}."
+        )
     low, high = (_by_name(Path(root) / name) for name in names)
     problems: list[str] = []
     pairs: list[tuple[Path, Path]] = []
@@ -79,10 +90,20 @@ def match_pairs(root: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
 
 
 def pair_folders(root: str | Path) -> tuple[str, str] | None:
-    """Return the names in `PAIR_FOLDERS` that ``root`` has folders of, or None."""
-    for names in PAIR_FOLDERS:
-        if all((Path(root) / name).is_dir() for name in names):
-            return names
+    """The names of the two folders of pairs in ``root``, as they are spelt there, or None.
+
+    They are one of `PAIR_FOLDERS` in any letter case, or one with something common before or behind both:
+    ``test_low`` and ``test_high``.
+    """
+    spelt = {entry.name.lower(): entry.name for entry in sorted(Path(root).glob("*/"))}
+    for low, high in PAIR_FOLDERS:
+        if low in spelt and high in spelt:
+            return spelt[low], spelt[high]
+    for low, high in PAIR_FOLDERS:
+        for name in spelt:
+            parts = re.split(rf"(?<![a-z]){low}(?![a-z])", name)
+            if len(parts) == 2 and (partner := high.join(parts)) in spelt:
+                return spelt[name], spelt[partner]
     return None
 
 
@@ -90,9 +111,15 @@ def _by_name(folder: Path) -> dict[Path, list[Path]]:
     """Return the images below a folder by the name that matches them."""
     files: dict[Path, list[Path]] = {}
     for path in list_images(folder):
-        stem = path.stem.removeprefix("low").removeprefix("normal")
-        files.setdefault(path.relative_to(folder).with_name(stem), []).append(path)
+        key = path.relative_to(folder).with_name(common_name(path.stem))
+        files.setdefault(key, []).append(path)
     return files
+
+
+def common_name(stem: str) -> str:
+    """The part of a name that partners share: ``low001``, ``001_low`` and ``GT_001`` are ``001``."""
+    short = re.sub(rf"^({_SIDES})[ _-]*|[ _-]+({_SIDES})$", "", stem, flags=re.IGNORECASE)
+    return short or stem
 
 
 def same_size(pair: tuple[Path, Path], problems: list[str]) -> bool:
@@ -104,31 +131,25 @@ def same_size(pair: tuple[Path, Path], problems: list[str]) -> bool:
 
 
 def _size(path: Path, problems: list[str]) -> tuple[int, int] | None:
-    """Return width and height from the file's header, or None after adding a line to ``problems``."""
+    """Width and height of the upright picture from the file's header, or None and a line in ``problems``."""
     try:
-        with PIL.Image.open(path) as image:
-            return image.size
-    # Pillow reports a broken PNG by a SyntaxError. After an import of ultralytics, which replaces `PIL.Image.open`,
-    # any file that is no image raises an ImportError.
-    except (OSError, SyntaxError, ImportError, PIL.Image.DecompressionBombError) as error:
+        return read_header(path).upright
+    except OSError as error:
         problems.append(f"{path} cannot be read: {error}")
         return None
 
 
 def read(path: str | Path) -> Tensor:
-    """Read an image file as uint8 RGB, (3,H,W); 16-bit files are rounded to 8.
+    """An image file as uint8 RGB, (3,H,W), upright; see `glare.reading.read_image`.
 
     Raises:
         ValueError: naming the file, if it cannot be decoded.
     """
     try:
-        if Path(path).suffix.lower() in _PILLOWS:
-            with PIL.Image.open(path) as stored:
-                return torch.from_numpy(np.array(stored.convert("RGB"))).permute(2, 0, 1)
-        image: Tensor = decode_image(str(path), ImageReadMode.RGB)
-    except (RuntimeError, OSError, SyntaxError, ImportError) as error:
+        pixels = read_image(path, upright=True)
+    except (OSError, ValueError) as error:
         raise ValueError(f"Cannot read the image {path}: {str(error).splitlines()[0]}") from error
-    return image if image.dtype == torch.uint8 else (image.float() / 257.0).round().to(torch.uint8)
+    return torch.tensor(pixels).permute(2, 0, 1).contiguous()
 
 
 def read_pair(files: tuple[Path, Path], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -97,6 +97,140 @@ class TestCOCO:
         (line,) = data.faults
         assert re.match(f"annotations.json, annotation 4: .*{fault}", line)
 
+    def test_doubles(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        first, second = coco["images"]
+        coco["images"] += [dict(second), {**first, "id": 99}]
+        coco["categories"].append({"id": 1, "name": "People"})
+        coco["annotations"] = [
+            {"image_id": image, "category_id": 1, "bbox": box}
+            for image, box in (
+                (first["id"], [1, 2, 3, 4]),
+                (99, [1, 2, 3, 4]),
+                (99, [5, 5, 9, 9]),
+                (first["id"], [1, 2, 3, 4]),
+            )
+        ]
+        data = read_coco(write(tmp_path, coco))
+        assert [sample.name for sample in data.samples] == ["a.png", "b.png"]
+        assert data.samples[0].boxes.tolist() == [[1, 2, 4, 6], [5, 5, 14, 14]]
+        assert data.left_out == 0
+        assert data.faults == (
+            "annotations.json: category 1, People, is there twice",
+            f"annotations.json: image {second['id']!r}, b.png, is there 2 times",
+            f"annotations.json: a.png is image {first['id']!r} and 99: taken once, with the boxes of both",
+            "a.png: dropped 2 of 4 boxes, which are there twice",
+        )
+
+    def test_an_id_of_two_images_is_nobodys(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["images"][1]["id"] = coco["images"][0]["id"]
+        Image.new("RGB", (100, 50)).save(tmp_path / "images" / "c.png")
+        coco["images"].append({"id": 50, "file_name": "c.png"})
+        coco["annotations"] = []
+        data = read_coco(write(tmp_path, coco))
+        assert [sample.name for sample in data.samples] == ["c.png"]
+        assert data.left_out == 2
+        assert "is a.png and b.png: left out, with all its boxes" in data.faults[0]
+
+    def test_a_category_that_means_two_things(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["categories"].append({"id": 1, "name": "dog"})
+        with pytest.raises(ValueError, match="1 is person and dog"):
+            read_coco(write(tmp_path, coco))
+
+    @pytest.mark.parametrize(
+        ("said", "orientation", "box", "shape"),
+        [
+            ((100, 50), 1, [10, 20, 40, 25], (50, 100)),
+            ((100, 50), 6, [10, 20, 40, 25], (50, 100)),  # stored, as the sides say
+            ((50, 100), 6, [10, 20, 40, 25], (100, 50)),  # upright
+            ((200, 100), 1, [5, 10, 20, 12.5], (50, 100)),
+            ((100, 200), 8, [5, 10, 20, 12.5], (100, 50)),
+            ((201, 101), 1, [10 * 100 / 201, 20 * 50 / 101, 40 * 100 / 201, 25 * 50 / 101], (50, 100)),
+            ((100, 50), 3, [10, 20, 40, 25], (50, 100)),
+        ],
+    )
+    def test_the_size_that_is_said(
+        self,
+        tmp_path: Path,
+        coco: dict[str, Any],
+        said: tuple[int, int],
+        orientation: int,
+        box: list[float],
+        shape: tuple[int, int],
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.effect_noise((100, 50), 60).convert("RGB").save(tmp_path / "images" / "a.png", exif=exif)
+        entry = {"id": 7, "file_name": "a.png", "width": said[0], "height": said[1]}
+        coco |= {
+            "images": [entry],
+            "annotations": [{"image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 5]}],
+        }
+        data = read_coco(write(tmp_path, coco))
+        (sample,) = data.samples
+        np.testing.assert_allclose(sample.boxes, [box])
+        assert sample.load().shape[:2] == shape
+        told = [fault for fault in data.faults if "scaled" in fault or "taken upright" in fault]
+        assert len(told) == (said not in ((100, 50), (50, 100)) or orientation == 3)
+        if orientation == 3:  # the same size either way: what is upright is what people label
+            stored = np.asarray(Image.open(tmp_path / "images" / "a.png"))
+            assert np.array_equal(sample.load(), stored[::-1, ::-1])
+        write_coco(data, tmp_path / "images" / "again.json")
+        again = read_coco(tmp_path / "images" / "again.json")
+        same(again, data)
+        assert again.faults == ()
+
+    def test_another_shape_is_a_fault(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["images"][0] |= {"width": 100, "height": 100}
+        data = read_coco(write(tmp_path, coco))
+        assert [sample.name for sample in data.samples] == ["b.png"]
+        assert data.left_out == 1
+        assert data.faults[0] == "a.png: its boxes are of 100×100 pixels but it measures 100×50"
+
+    def test_a_box_around_its_outline(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        runs = {"size": [50, 100], "counts": [10 * 50 + 5, 10, 40, 10, 50 * 100 - 10 * 50 - 5 - 60]}
+        coco["annotations"] = [
+            {
+                "image_id": 0,
+                "category_id": 1,
+                "segmentation": [[10, 20, 40, 20, 40, 25], [12, 30, 13, 31, 12, 31]],
+            },
+            {"image_id": 0, "category_id": 1, "segmentation": runs, "iscrowd": 1},
+            {"image_id": 0, "category_id": 1, "segmentation": []},
+        ]
+        data = read_coco(write(tmp_path, coco))
+        sample = next(sample for sample in data.samples if sample.name == "b.png")
+        assert sample.boxes.tolist() == [[10, 20, 40, 31], [10, 5, 12, 15]]
+        assert sample.crowd.tolist() == [False, True]
+        assert "annotation 3: expected a bbox" in data.faults[0]
+
+    def test_boxes_are_in_pixels(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["annotations"] = [{"image_id": 7, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4]}]
+        with pytest.raises(ValueError, match=r"boxes in pixels in .* but all of them lie within \[0,1\]"):
+            read_coco(write(tmp_path, coco))
+
+    def test_splits_with_images_of_one_name(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        (tmp_path / "annotations").mkdir()
+        for folder, size in (("train", (90, 45)), ("val", (100, 50))):
+            (tmp_path / folder).mkdir()
+            Image.new("RGB", size).save(tmp_path / folder / "a.png")
+        (tmp_path / "images").rename(tmp_path / "annotations" / "none")
+        coco["images"] = coco["images"][:1]
+        file = tmp_path / "annotations" / "instances_val.json"
+        file.write_text(json.dumps(coco))
+        assert read_coco(file).samples[0].load().shape == (50, 100, 3)
+        file = file.rename(tmp_path / "annotations" / "all.json")
+        with pytest.raises(
+            ValueError, match=r"one folder with the images of .*all\.json.* but got .*train, .*val"
+        ):
+            read_coco(file)
+
+    def test_backslashes_and_utf_16(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        (tmp_path / "images" / "night").mkdir()
+        (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "night" / "a.png")
+        coco["images"][0]["file_name"] = "night\\a.png"
+        (tmp_path / "annotations.json").write_text(json.dumps(coco), encoding="utf-16")
+        assert read_coco(tmp_path / "annotations.json").samples[0].name == "night/a.png"
+
     def test_errors(self, tmp_path: Path, coco: dict[str, Any]) -> None:
         with pytest.raises(FileNotFoundError, match="neither"):
             read_dataset(tmp_path / "nowhere")

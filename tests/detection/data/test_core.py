@@ -49,6 +49,12 @@ class TestLoadImage:
 
 
 class TestDetections:
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_not_finite_was_not_found(self, bad: float) -> None:
+        for box, score in ((bad, 0.5), (1.0, bad)):
+            with pytest.raises(ValueError, match="finite but got NaN or infinity"):
+                Detections(np.array([[0.0, 0, box, 1]]), np.array([score]), np.array([0]))
+
     def test_relabel_drops_what_the_target_does_not_know(self) -> None:
         found = Detections(
             np.array([[0.0, 0, 1, 1], [0, 0, 2, 2]]), np.array([0.9, 0.8]), np.array([22, 0], dtype=np.int64)

@@ -119,6 +119,51 @@ def test_wrong_pairs_are_listed_and_the_others_kept(tmp_path: Path) -> None:
     assert np.array_equal(found.samples[1].load(), np.full((20, 30, 3), 90))
 
 
+@pytest.mark.parametrize(("low", "high"), [("dark", "bright"), ("Low_light", "reference")])
+def test_folders_with_the_same_files_are_asked_about(tmp_path: Path, low: str, high: str) -> None:
+    for name in ("1.png", "2.png", "3.png"):
+        write(tmp_path / "set" / low / name)
+        write(tmp_path / "set" / high / name, value=200)
+    write(tmp_path / "set" / low / "4.png")
+    with pytest.raises(
+        ValueError, match=r"the same names and sizes\. If they are the two sides of pairs, call"
+    ):
+        read_test_sets(tmp_path / "set")
+    assert len(read_test_sets(tmp_path / "set" / low, tmp_path / "set" / high)) == 7  # each is named
+
+
+def test_sets_with_a_name_in_common_are_none_of_pairs(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png", "3.png"):
+        write(tmp_path / "sets" / "DICM" / name)
+        write(tmp_path / "sets" / "LIME" / name, size=(31, 20))
+    write(tmp_path / "sets" / "MEF" / "1.png")
+    for name in "abc":
+        write(tmp_path / "sets" / "MEF" / f"{name}.png")
+    assert len(read_test_sets(tmp_path / "sets")) == 10
+
+
+def test_deep_pixels_and_what_macos_leaves(tmp_path: Path) -> None:
+    for side, value in (("low", 3000), ("high", 30000)):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        Image.fromarray(np.full((20, 30), value, np.uint16)).save(tmp_path / "set" / side / "1.png")
+        (tmp_path / "set" / side / "._1.png").write_bytes(b"\0\5\x16\7")
+    found = read_test_sets(tmp_path / "set")
+    assert found.left_out == 0
+    assert found.faults == (
+        "passed over 2 files such as ._1.png, which macOS leaves beside the real ones",
+        "1.png and 1 more: 16 bits, rounded to 8",
+    )
+    (sample,) = found.samples
+    assert sample.reference is not None
+    assert (sample.load()[0, 0, 0], sample.reference()[0, 0, 0]) == (12, 117)
+
+
+def test_a_ring_of_links(tmp_path: Path) -> None:
+    write(tmp_path / "sets" / "DICM" / "1.png")
+    (tmp_path / "sets" / "DICM" / "ring").symlink_to(tmp_path / "sets")
+    assert names(tmp_path / "sets") == [("sets/DICM", "1.png", None)]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):

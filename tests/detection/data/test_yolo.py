@@ -8,6 +8,7 @@ from PIL import Image
 
 import detection.detectors.ultralytics  # noqa: F401 - keeps ultralytics, where a test imports it, off the network
 from detection import (
+    COCO_CLASSES,
     EXDARK_CLASSES,
     Dataset,
     ExDark,
@@ -61,7 +62,7 @@ class TestYOLO:
         Image.new("RGB", (9, 9)).save(yolo / "images/val/high.png")
         (yolo / "labels/val/high.txt").write_text("80 0.1 0.1 0.1 0.1", encoding="utf-8")
         (yolo / "labels/val/orphan.txt").write_text("0 0.1 0.1 0.1 0.1", encoding="utf-8")
-        data = read_yolo(yolo)
+        data = read_yolo(yolo, names=COCO_CLASSES)
         assert [s.name for s in data.samples] == ["val/a.png", "val/empty.png"]
         assert [fault.partition(":")[0] for fault in data.faults] == [
             "labels/val/orphan.txt",
@@ -98,6 +99,186 @@ class TestYOLO:
         (yolo / "labels").rename(yolo / "label")
         with pytest.raises(FileNotFoundError, match="Expected the labels"):
             read_yolo(yolo)
+
+
+class TestNames:
+    """What the class numbers mean, wherever that is written."""
+
+    @pytest.mark.parametrize(
+        ("file", "text"),
+        [
+            ("exdark.yaml", "names: [Cup, Dog]"),
+            ("config.yaml", "nc: 2\nnames:\n  '0': Cup\n  '1': Dog\n"),
+            ("below/set.yml", "names: {0: Cup, 1: Dog}"),
+            ("classes.txt", "Cup\nDog\n\n"),
+            ("labels/classes.txt", "Cup\nDog"),
+            ("labels/val/classes.txt", "Cup\nDog"),
+            ("obj.names", "\ufeffCup\r\nDog\r\n"),
+            ("images/_darknet.labels", "Cup\nDog\n"),
+        ],
+    )
+    def test_whatever_the_file_is_called(self, yolo: Path, file: str, text: str) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n1 0.1 0.1 0.1 0.1\n")
+        (yolo / file).parent.mkdir(exist_ok=True)
+        (yolo / file).write_text(text, encoding="utf-8")
+        if file.startswith("below"):
+            (yolo / "images").rename(yolo / "below" / "images")
+            (yolo / "labels").rename(yolo / "below" / "labels")
+        data = read_dataset(yolo)
+        assert [EXDARK_CLASSES[label] for label in data.samples[0].labels] == ["Cup", "Dog"]
+        assert data.names == ("Cup", "Dog")
+        assert data.note == ""
+
+    def test_no_file_is_told(self, yolo: Path) -> None:
+        assert read_yolo(yolo).note == "its class numbers taken for COCO's, as no file says what they mean"
+
+    def test_settings_of_a_training_are_no_description(self, yolo: Path) -> None:
+        (yolo / "hyp.yaml").write_text("lr0: 0.01")
+        assert "taken for COCO's" in read_yolo(yolo).note
+
+    def test_files_that_disagree_stop_the_run(self, yolo: Path) -> None:
+        names = ", ".join(["Cup"] * 46)
+        (yolo / "data.yaml").write_text(f"names: [{names}]")
+        (yolo / "classes.txt").write_text("person\n" * 46)
+        with pytest.raises(ValueError, match=r"data\.yaml says 46: Cup.*classes\.txt says 46: person"):
+            read_dataset(yolo)
+        data = read_dataset(yolo / "data.yaml")  # who names the file has decided
+        assert EXDARK_CLASSES[data.samples[0].labels[0]] == "Cup"
+        assert "the first counts" in data.faults[0]
+
+    def test_two_descriptions(self, yolo: Path) -> None:
+        names = ", ".join(["Cup"] * 46)
+        for name in ("a.yaml", "b.yaml"):
+            (yolo / name).write_text(f"val: images/val\nnames: [{names}]")
+        assert len(read_dataset(yolo)) == 2
+        (yolo / "b.yaml").write_text(f"val: images\nnames: [{names}]")
+        with pytest.raises(ValueError, match=r"a\.yaml and b\.yaml differ in where the images are"):
+            read_dataset(yolo)
+
+    def test_numbers_beyond_the_guess_stop_the_run(self, yolo: Path) -> None:
+        (yolo / "labels/val/empty.txt").write_text("91 0.5 0.5 0.1 0.1")
+        with pytest.raises(ValueError, match=r"not COCO's eighty: .*empty\.txt has 91"):
+            read_dataset(yolo)
+
+    def test_only_a_number_of_classes(self, yolo: Path) -> None:
+        (yolo / "data.yaml").write_text("nc: 46")
+        data = read_yolo(yolo, classes=["class_0", "class_45"])  # as ultralytics calls them
+        assert data.samples[0].labels.tolist() == [0, 1]
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "0.0 0.5 0.5 0.5 0.2",
+            "0 0.25 0.4 0.75 0.4 0.75 0.6 0.25 0.6",  # a polygon
+            "0 0.25 0.5 0.5 0.4 0.75 0.5 0.5 0.6",
+        ],
+    )
+    def test_other_ways_to_write_a_box(self, yolo: Path, line: str) -> None:
+        (yolo / "labels/val/a.txt").write_text(f"{line}\n45 0.1 0.1 0.1 0.1\n")
+        data = read_yolo(yolo)
+        np.testing.assert_allclose(data.samples[0].boxes, [[50, 40, 150, 60]])
+        assert data.faults == ()
+
+    def test_a_class_between_two_is_none(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0.5 0.5 0.5 0.5 0.2\n")
+        assert "line 1: expected `class cx cy w h`" in read_yolo(yolo).faults[0]
+
+    def test_pixels_are_no_shares(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 100 50 100 20\n")
+        assert "val/a.png: its label file, line 1: expected numbers relative to" in read_yolo(yolo).faults[0]
+
+    def test_where_most_images_have_no_labels(self, yolo: Path) -> None:
+        Image.new("RGB", (9, 9)).save(yolo / "images/val/third.png")
+        told = "2 of 3 images have no label file and are taken to show nothing"
+        assert read_yolo(yolo).faults == (told,)
+
+    def test_as_many_names_as_classes(self, yolo: Path) -> None:
+        (yolo / "data.yaml").write_text(f"nc: 2\nnames: [{', '.join(['person'] * 46)}]")
+        with pytest.raises(ValueError, match=r"as many `names` as `nc` says in .* but got 46 and 2"):
+            read_yolo(yolo)
+
+    def test_the_box_of_a_pose(self, yolo: Path) -> None:
+        (yolo / "data.yaml").write_text(f"kpt_shape: [2, 3]\nnames: [{', '.join(['person'] * 46)}]")
+        (yolo / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2 0.1 0.1 2 0.2 0.2 2\n")
+        np.testing.assert_allclose(read_yolo(yolo).samples[0].boxes, [[50, 40, 150, 60]])
+
+    def test_utf_16(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n", encoding="utf-16")
+        np.testing.assert_allclose(read_yolo(yolo).samples[0].boxes, [[50, 40, 150, 60]])
+
+    def test_the_same_box_thrice(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n" * 3 + "0 0.5 0.5 0.5 0.3\n")
+        data = read_yolo(yolo)
+        assert len(data.samples[0].boxes) == 2
+        assert data.faults == ("val/a.png: dropped 2 of 4 boxes, which are there twice",)
+
+    @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
+    @pytest.mark.parametrize("orientation", [3, 6, 8])
+    def test_labels_belong_to_the_upright_picture(self, tmp_path: Path, kind: str, orientation: int) -> None:
+        upright = np.zeros((100, 200, 3), np.uint8)
+        upright[20:60, 50:150] = 255
+        stored = np.rot90(upright, {3: 2, 6: 1, 8: -1}[orientation])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir()
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"images/a.{kind}", exif=exif)
+        (tmp_path / "labels/a.txt").write_text("0 0.5 0.4 0.5 0.4\n")
+        (sample,) = read_yolo(tmp_path).samples
+        np.testing.assert_allclose(sample.boxes, [[50, 20, 150, 60]])
+        image = sample.load()
+        assert image.shape == (100, 200, 3)
+        assert image[22:58, 52:148].min() > 200
+        assert image[:, :46].max() < 50
+        written = write_yolo(read_yolo(tmp_path), tmp_path / "again").samples[
+            0
+        ]  # and so is what is written of it
+        np.testing.assert_allclose(written.boxes, [[50, 20, 150, 60]], atol=1e-3)
+        assert np.array_equal(written.load(), image)
+
+    def test_deep_pixels(self, tmp_path: Path) -> None:
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir()
+        grey = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+        Image.fromarray(grey).save(tmp_path / "images/a.png")
+        Image.fromarray(grey).save(tmp_path / "images/b.tif")
+        Image.fromarray(grey.astype(np.float32) / 65535).save(tmp_path / "images/c.tif")
+        Image.fromarray(grey.astype(np.int32)).save(tmp_path / "images/d.tif")
+        data = read_yolo(tmp_path)
+        for sample in data.samples[:3]:
+            assert np.array_equal(sample.load()[..., 0], np.rint(grey / 257))
+        with pytest.raises(ValueError, match="whole numbers of 32 bits"):
+            data.samples[3].load()
+        assert data.faults[1:] == (
+            "a.png and 1 more: 16 bits, rounded to 8",
+            "c.tif: floats, rounded to 8",
+            "d.tif: whole numbers of 32 bits, rounded to 8",
+        )
+
+    def test_links_are_followed_and_rings_are_not(
+        self, yolo: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        for kind in ("images", "labels"):
+            (yolo / kind / "val").rename(elsewhere / kind)
+            (yolo / kind / "val").symlink_to(elsewhere / kind)
+            (elsewhere / kind / "ring").symlink_to(yolo / kind)
+        data = read_yolo(yolo)
+        assert [sample.name for sample in data.samples] == ["val/a.png", "val/empty.png"]
+        assert [len(sample.boxes) for sample in data.samples] == [1, 0]
+
+    def test_what_macos_leaves(self, yolo: Path) -> None:
+        for name in ("._a.png", "._empty.png"):
+            (yolo / "images/val" / name).write_bytes(b"\0\5\x16\7")
+        (yolo / "labels/val/._a.txt").write_bytes(b"\0\5\x16\7")
+        data = read_yolo(yolo)
+        assert len(data) == 2
+        assert data.left_out == 0
+        assert data.faults == (
+            "passed over 2 files such as ._a.png, which macOS leaves beside the real ones",
+        )
 
 
 class TestSplits:
@@ -148,8 +329,41 @@ class TestSplits:
         (usual / "data.yaml").write_text(text)
         everything = ["train/a.png", "train/b.png", "val/c.png"]
         assert [sample.name for sample in read_yolo(usual, "train").samples] == everything
+        with pytest.raises(FileNotFoundError, match=r"images/gone, val of .*data\.yaml"):
+            read_yolo(usual)
+        (usual / "data.yaml").write_text("names: [dog]\n")
         assert [sample.name for sample in read_yolo(usual).samples] == everything
-        assert read_yolo(usual).note == ""
+        assert read_yolo(usual).note == "train and val of images/ together"
+
+    @pytest.mark.parametrize(
+        ("named", "expected"),
+        [
+            ("val.txt", ["c.png"]),
+            ("[val.txt]", ["c.png"]),
+            ("images/v*/*.png", ["c.png"]),
+            ("images\\\\val", ["c.png"]),
+            ("images/train/b.png", ["b.png"]),
+            ("[images/val, some.txt]", ["train/a.png", "val/c.png"]),
+        ],
+    )
+    def test_what_a_split_may_be(self, usual: Path, named: str, expected: list[str]) -> None:
+        (usual / "val.txt").write_text("./images/val/c.png\n")
+        (usual / "some.txt").write_text("images\\train\\a.png\r\n", encoding="utf-16")
+        quoted = f'"{named}"' if "\\" in named else named
+        (usual / "data.yaml").write_text(f"val: {quoted}\nnames: [dog]\n")
+        assert sorted(sample.name for sample in read_dataset(usual).samples) == expected
+
+    def test_a_list_with_an_image_that_is_gone(self, usual: Path) -> None:
+        (usual / "val.txt").write_text("images/val/c.png\nimages/val/gone.png\n")
+        (usual / "data.yaml").write_text("val: val.txt\nnames: [dog]\n")
+        data = read_dataset(usual)
+        assert [sample.name for sample in data.samples] == ["c.png"]
+        assert data.left_out == 1
+        assert data.faults[0].startswith("gone.png: ")
+
+    def test_validation_is_val(self, usual: Path) -> None:
+        (usual / "data.yaml").write_text("train: images/train\nvalidation: images/val\nnames: [dog]\n")
+        assert [sample.name for sample in read_dataset(usual).samples] == ["c.png"]
 
     def test_errors(self, usual: Path) -> None:
         with pytest.raises(

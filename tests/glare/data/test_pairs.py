@@ -29,6 +29,15 @@ class TestListPairs:
             ("low/1.png", "high/1.jpg"),
             ("input/1.png", "target/1.png"),
             ("Low/low1.png", "Normal/normal1.png"),
+            ("LOW/1.png", "High/1.png"),
+            ("low/1.png", "normal/1.png"),
+            ("input/1.png", "gt/1.png"),
+            ("Input/1.png", "GT/1.png"),
+            ("LQ/1.png", "GT/1.png"),
+            ("low/1_low.png", "high/1_high.png"),
+            ("input/input_001.png", "GT/GT-001.png"),
+            ("test_low/1.png", "test_high/1.png"),
+            ("low_eval/1.png", "high_eval/1.png"),
         ],
     )
     def test_known_names(self, tmp_path: Path, low: str, high: str) -> None:
@@ -157,6 +166,18 @@ def test_16_bit_images_are_rounded(tmp_path: Path) -> None:
     # Pillow writes no 16-bit colour: as grey, which is read as RGB.
     Image.fromarray(image[0]).save(tmp_path / "a.png")
     assert read(tmp_path / "a.png")[0].tolist() == [[0, 1, 117, 255]]
+
+
+def test_exif_orientation_is_applied_to_both(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° to view
+    upright = Image.effect_noise((40, 60), 60).convert("RGB")
+    for folder in ("low", "high"):
+        (tmp_path / folder).mkdir()
+    upright.rotate(90, expand=True).save(tmp_path / "low" / "1.png", exif=exif)
+    upright.save(tmp_path / "high" / "1.png")
+    ((low, high),) = list_pairs(tmp_path)
+    assert torch.equal(read(low), read(high))
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:

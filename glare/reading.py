@@ -1,0 +1,236 @@
+"""Files found and read: which are images, how any of them becomes 8 bits, and texts, whatever they are written in."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
+
+from glare.files import IMAGE_SUFFIXES
+
+RAW_SUFFIXES = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
+)
+"""Endings, in lower case, of cameras' raw files, which `develop` reads; Pillow would read a preview in them."""
+
+_ORIENTATION = 0x0112  # EXIF
+# TIFF's tags of a raw file: it has a version of Adobe's DNG, or its first picture is a smaller one of another.
+_DNG_VERSION, _SUBFILE = 50706, 254
+_ALONGSIDE = "._"
+#: How far a float may lie outside [0,1]: a bicubic resize overshoots by less.
+_OVERSHOOT = 0.1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file tells before its pixels are decoded.
+
+    Attributes:
+        size: (width, height) of the stored pixels; of a TIFF, which Pillow turns when it reads it, of the upright ones.
+        orientation: EXIF's, 1 to 8; 1 is upright.
+        depth: what `eight_bits` makes less of, such as ``16 bits``; empty where there is nothing to lose.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    depth: str
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the picture as it is to be looked at."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def find_files(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the files below a folder that have one of some endings, sorted; empty if there is no such folder.
+
+    Linked folders are followed, but not into a folder that they lie in. ``._*``, which macOS leaves on other systems'
+    disks beside each file, is passed over: see `left_alongside`.
+    """
+    wanted = {suffix.lower() for suffix in suffixes}
+    return sorted(
+        file
+        for file in _walk(Path(folder), ())
+        if file.suffix.lower() in wanted and not file.name.startswith(_ALONGSIDE)
+    )
+
+
+def left_alongside(folder: str | Path) -> list[str]:
+    """Return a line on the files ``._*`` below a folder, or no line where there is none."""
+    found = sorted(file for file in _walk(Path(folder), ()) if file.name.startswith(_ALONGSIDE))
+    if not found:
+        return []
+    return [
+        f"passed over {len(found)} files such as {found[0].name}, which macOS leaves beside the real ones"
+    ]
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """The files below a folder; ``above`` are the real places of the folders that it lies in."""
+    place = os.path.realpath(folder)
+    if place in above or not folder.is_dir():
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, (*above, place))
+        else:
+            yield folder / entry.name
+
+
+def open_image(path: str | Path) -> PIL.Image.Image:
+    """Open an image with Pillow; nothing but its header is read.
+
+    Raises:
+        OSError: if the file is missing, no image, or larger than Pillow takes for an honest one.
+    """
+    try:
+        return PIL.Image.open(path)
+    except (ModuleNotFoundError, SyntaxError) as error:
+        # Importing ultralytics replaces `PIL.Image.open`: what Pillow cannot read then asks for a plugin instead. A
+        # broken PNG ends in a SyntaxError.
+        raise PIL.UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what an image file tells before its pixels.
+
+    Raises:
+        OSError: if the file is missing or no image.
+    """
+    with open_image(path) as image:
+        try:
+            return header_of(image)
+        except SyntaxError as error:  # a PNG with its EXIF data behind pixels that are broken
+            raise OSError(f"cannot decode {path}: {error}") from error
+
+
+def header_of(image: PIL.Image.Image) -> Header:
+    """Return the header of an image that was opened and not loaded."""
+    tiles: Any = getattr(image, "tile", None)
+    coded = str(tiles[0].args) if tiles else ""
+    kinds = {"F": "floats", "I": "whole numbers of 32 bits"}
+    depth = "16 bits" if ";16" in coded or image.mode.startswith("I;16") else kinds.get(image.mode, "")
+    orientation = int(image.getexif().get(_ORIENTATION, 1)) if _may_be_turned(image) else 1
+    return Header(image.size, orientation if 1 <= orientation <= 8 else 1, depth)
+
+
+def _may_be_turned(image: PIL.Image.Image) -> bool:
+    """Whether it is worth asking for EXIF data, for which Pillow decodes every PNG that has none before its pixels."""
+    if (
+        image.format == "TIFF"
+    ):  # Pillow has told the upright size already, and turns the pixels when it loads them
+        return False
+    if image.format != "PNG" or "exif" in image.info:
+        return True
+    file: Any = getattr(image, "fp", None)
+    if file is None:
+        return False
+    place = file.tell()
+    try:
+        file.seek(8)  # behind the signature: parts of a length, a name, the content and a checksum
+        while len(start := file.read(8)) == 8:
+            if start[4:] == b"eXIf":
+                return True
+            file.seek(int.from_bytes(start[:4], "big") + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
+
+
+def eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Return an image in 8 bits a channel: as it is, or grey of 16 bits or of floats in [0,1] rounded to 8.
+
+    Colour of 16 bits has lost its lower byte when Pillow hands it over, as with OpenCV and ultralytics.
+
+    Raises:
+        ValueError: if it holds other numbers, of which nobody can say what is white: whole numbers of 32 bits, floats
+            outside [0,1] by more than 0.1, or such that are not finite.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return PIL.Image.fromarray(np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
+    if image.mode == "I":
+        raise ValueError("Expected an image of 8 or 16 bits or of floats but got whole numbers of 32 bits.")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ValueError("Expected an image of finite numbers but got NaN or infinity.")
+        low, high = float(values.min()), float(values.max())
+        if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+            raise ValueError(
+                f"Expected an image of floats in [0,1] but got values in [{low:.4g}, {high:.4g}]."
+            )
+        return PIL.Image.fromarray(np.rint(255 * values.clip(0, 1)).astype(np.uint8))
+    return image
+
+
+def read_image(path: str | Path, *, upright: bool) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8 RGB, the first picture where it holds several; see `eight_bits`.
+
+    Args:
+        path: the file.
+        upright: whether to turn the pixels as EXIF orientation says.
+
+    Raises:
+        OSError: if the file is missing or cannot be decoded.
+        ValueError: if its numbers cannot become 8 bits.
+    """
+    with open_image(path) as image:
+        turned: PIL.Image.Image = image
+        try:
+            if upright and header_of(image).orientation > 1:
+                turned = PIL.ImageOps.exif_transpose(image)
+            pixels: NDArray[Any] = np.asarray(eight_bits(turned).convert("RGB"))
+        except SyntaxError as error:  # Pillow's word for a broken chunk in a PNG
+            raise OSError(f"cannot decode {path}: {error}") from error
+    return pixels
+
+
+def is_raw(image: PIL.Image.Image) -> bool:
+    """Whether what Pillow has opened is the preview in a camera's raw file, whatever that is called."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return _DNG_VERSION in tags or bool(tags.get(_SUBFILE, 0) & 1)
+
+
+def develop(path: str | Path) -> PIL.Image.Image:
+    """Develop a camera's raw file to 8-bit RGB, upright, with the camera's white balance and without brightening.
+
+    Raises:
+        ValueError: if rawpy is not there, or the file is none that it reads.
+    """
+    try:
+        import rawpy
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "a camera's raw file, of which only a preview could be read without rawpy: pip install 'glare-torch[raw]'"
+        ) from error
+    try:
+        with rawpy.imread(str(path)) as raw:
+            return PIL.Image.fromarray(raw.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=8))
+    except rawpy.LibRawError as error:
+        raise ValueError(f"cannot develop it: {error}") from error
+
+
+def read_text(file: Path, errors: str = "strict") -> str:
+    """Return the text of a label file, a list or a description: UTF-8, or UTF-16 where a mark at its start says so.
+
+    Args:
+        file: the file.
+        errors: what to do with what is no text, as `bytes.decode` has it.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is neither.
+    """
+    content = file.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig", errors)
