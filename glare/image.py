@@ -77,7 +77,13 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def from_float(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Undo `to_float`: values are cut to [0,1] and, for uint8, rounded to the nearest level."""
+    """The inverse of `to_float`: values are cut to [0,1] and, for uint8, rounded to the nearest level.
+
+    Raises:
+        ValueError: if uint8 is wanted, which would make black of it, and there is NaN.
+    """
+    if dtype == torch.uint8 and torch.isnan(pixels).any():
+        raise ValueError("Expected the network to compute numbers but got NaN.")
     pixels = pixels.clamp(0.0, 1.0)
     return (pixels * 255.0).round().to(dtype) if dtype == torch.uint8 else pixels.to(dtype)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
+from torch import Tensor
 
 from glare.config import GLAREConfig
 from glare.files import sha256, whole_file
@@ -77,7 +78,8 @@ def load(name: str | Path) -> GLARE:
 
     Raises:
         FileNotFoundError: see `find`.
-        ValueError: if the file is truncated, is no safetensors file of GLARE, or its tensors do not fit.
+        ValueError: if the file is truncated, is no safetensors file of GLARE, or its tensors do not fit or are not
+            finite.
 
     >>> sum(parameter.numel() for parameter in load("glare-tiny").parameters()) > 10**6
     True
@@ -92,7 +94,7 @@ def load(name: str | Path) -> GLARE:
         )
     with torch.device("meta"):
         model = GLARE(GLAREConfig.from_dict(json.loads(metadata["config"])))
-    if problems := model.misfits(tensors):
+    if problems := [*model.misfits(tensors), *_not_finite(tensors)]:
         raise ValueError(
             f"{path} (sha256 {sha256(path)}) does not fit its configuration:\n" + "\n".join(problems)
         )
@@ -166,7 +168,10 @@ def save(
     dtype: torch.dtype = torch.float16,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write ``model`` to ``folder/model.safetensors`` as a whole, and return the file's path.
+    """Write ``model`` to ``folder/model.safetensors``, beside and then renamed; returns the file's path.
+
+    Raises:
+        ValueError: if a weight is not finite, or not in ``dtype``: what is above 65504 is infinity in fp16.
 
     >>> import tempfile
     >>> save(GLARE("tiny"), tempfile.mkdtemp()).name
@@ -174,12 +179,19 @@ def save(
     """
     path = Path(folder) / FILE
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    if problems := _not_finite(tensors):
+        raise ValueError(f"The weights for {folder} are not finite as {dtype}:\n" + "\n".join(problems))
     config = json.dumps(model.config.to_dict())
     metadata = {"format": "pt", "config": config, "history": json.dumps(list(history))}
     with whole_file(path) as beside:
         # `save_file` would make a file that only its owner can read.
         beside.write_bytes(serialize(tensors, metadata))
     return path
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """A line for each tensor with NaN or infinity in it."""
+    return [f"  not finite: {key}" for key, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 def push_to_hub(name: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -193,6 +193,10 @@ class TestONNX:
         with pytest.raises(ValueError, match=r"ONNX network at .*text\.onnx"):
             enhancer(f"onnx:{tmp_path / 'text.onnx'}")
 
+        class NaN(torch.nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return torch.log(image - 2)
+
         class Sum(torch.nn.Module):
             def forward(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
                 return one + two
@@ -201,6 +205,9 @@ class TestONNX:
         with pytest.raises(ValueError, match=r"to take one float image but it takes input0: .*, input1"):
             enhancer(f"onnx:{two}")
         half = export(torch.nn.AvgPool2d(2), tmp_path / "half.onnx", self.image)
+        nan = export(NaN(), tmp_path / "nan.onnx", self.image)
+        with pytest.raises(ValueError, match=r"nan\.onnx to return finite numbers but got NaN"):
+            enhancer(f"onnx:{nan}")(cat)
         with pytest.raises(ValueError, match=r"half\.onnx to return \(1, 3, .*but got \(1, 3"):
             enhancer(f"onnx:{half}")(cat)
 

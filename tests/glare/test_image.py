@@ -92,3 +92,10 @@ def test_the_range_ends_at_a_tenth_outside(dtype: torch.dtype) -> None:
     for value in (-0.12, 1.12):
         with pytest.raises(ValueError, match=r"values in \[0,1\]"):
             as_batch(torch.full((3, 2, 2), value, dtype=dtype))
+
+
+def test_nan_does_not_become_black() -> None:
+    pixels = torch.tensor([0.5, float("nan")])
+    with pytest.raises(ValueError, match="Expected the network to compute numbers but got NaN"):
+        from_float(pixels, torch.uint8)
+    assert from_float(pixels, torch.float32).isnan().tolist() == [False, True]

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -63,6 +64,31 @@ def test_strict(model: GLARE, tmp_path: Path) -> None:
         "  left over: extra",
         "  misshapen: fusion.mix.0.theta is (2,), expected (1,)",
     ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(model: GLARE, tmp_path: Path, value: float) -> None:
+    path = weights.save(model, tmp_path, dtype=torch.float32)
+    tensors = load_file(path)
+    name = "fusion.mix.0.theta"
+    tensors[name].fill_(value)
+    save_file(tensors, path, metadata={"config": json.dumps(model.config.to_dict())})
+    with pytest.raises(ValueError, match=f"not finite: {name}"):
+        weights.load(path)
+    broken = copy.deepcopy(model)
+    broken.load_state_dict(tensors)
+    with pytest.raises(ValueError, match=rf"not finite as torch\.float32:\n  not finite: {name}"):
+        weights.save(broken, tmp_path / "new", dtype=torch.float32)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_half_precision_cannot_hold_is_refused(model: GLARE, tmp_path: Path) -> None:
+    large = copy.deepcopy(model)
+    with torch.no_grad():
+        large.get_parameter("fusion.mix.0.theta").fill_(70000.0)
+    with pytest.raises(ValueError, match=r"not finite as torch\.float16"):
+        weights.save(large, tmp_path / "half")
+    weights.load(weights.save(large, tmp_path / "single", dtype=torch.float32))
 
 
 def test_foreign_safetensors_file(tmp_path: Path) -> None:
