@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +19,23 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import PIL.Image
+import PIL.ImageOps
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from glare.files import IMAGE_SUFFIXES, whole_file
 from glare.image import as_batch
+from glare.reading import (
+    RAW_SUFFIXES,
+    develop,
+    eight_bits,
+    find_files,
+    header_of,
+    is_raw,
+    left_alongside,
+    open_image,
+)
 
 #: Suffixes of videos, and what the container is called.
 VIDEOS = {
@@ -42,7 +54,8 @@ Enhance: TypeAlias = Callable[[Tensor], Tensor]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_THREADS = 2  # to read, and as many to write: both take far less time than the network
+_READ = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS.keys()
+_THREADS = 2  # that read, and as many that write: either takes far less than the network
 # Pillow tells of a broken PNG by a SyntaxError.
 _UNREADABLE = (OSError, ValueError, ImportError, SyntaxError, PIL.Image.DecompressionBombError)
 
@@ -51,8 +64,8 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """Return which file becomes which.
 
     Args:
-        inputs: images, videos, folders, which are walked, and patterns such as ``night/**/*.jpg``; the tree below a
-            folder, or below the part of a pattern without wildcards, is kept.
+        inputs: images, videos, cameras' raw files, which become PNG, folders, which are walked, and patterns such as
+            ``night/**/*.jpg``; the tree below a folder, or below the part of a pattern without wildcards, is kept.
         output: a folder; or, where ``inputs`` is one file, the file that it becomes.
 
     Raises:
@@ -62,7 +75,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
-        target = output / source.name if output.is_dir() or not output.suffix else output
+        target = output / _written_as(source).name if output.is_dir() or not output.suffix else output
         suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGE_SUFFIXES
         if target.suffix.lower() not in suffixes:
             raise ValueError(
@@ -75,7 +88,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     for name in inputs:
         root, files = _files(name, output)
         for source in files:
-            target = output / source.relative_to(root)
+            target = output / _written_as(source).relative_to(root)
             if jobs.setdefault(target, source) != source:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
@@ -85,17 +98,24 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     return [(source, target) for target, source in jobs.items()]
 
 
+def _written_as(source: Path) -> Path:
+    """The name of what a file becomes: its own, but no raw file is written."""
+    return source.with_suffix(".png") if source.suffix.lower() in RAW_SUFFIXES else source
+
+
 def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     """Return the files that ``name`` stands for, and the folder below which the tree is kept."""
     path = Path(name)
     if path.is_file():
-        if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEOS.keys():
+        if path.suffix.lower() not in _READ:
             raise ValueError(f"Expected an image or a video but got {path}.")
         return path.parent, [path]
     if path.is_dir():
         if path.resolve() == output.resolve():
             raise ValueError(f"Expected OUT to be another folder than IN but both are {path}.")
-        root, found = path, sorted(path.rglob("*"))
+        root, found = path, find_files(path, _READ)
+        for line in left_alongside(path):
+            _tell(f"{path}: {line}")
     elif glob.has_magic(name):
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         root, found = Path(*fixed), sorted(Path(file) for file in glob.glob(name, recursive=True))
@@ -106,14 +126,13 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     files = [
         file
         for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES | VIDEOS.keys()
+        if file.suffix.lower() in _READ
         and file.is_file()
+        and not file.name.startswith("._")
         and not (within and output.resolve() in file.resolve().parents)
     ]
     if not files:
-        raise ValueError(
-            f"No images in {name}: looked for {', '.join(sorted(IMAGE_SUFFIXES | VIDEOS.keys()))}."
-        )
+        raise ValueError(f"No images in {name}: looked for {', '.join(sorted(_READ))}.")
     return root, files
 
 
@@ -181,6 +200,7 @@ def _enhance_images(
     # Images that were read and not yet enhanced, by size; at most four batches, so that rare sizes do not pile up.
     groups: dict[torch.Size, list[tuple[Path, Tensor, Callable[[Tensor], None]]]] = {}
     writing: deque[tuple[Path, Future[None]]] = deque()
+    deep: list[str] = []
 
     def finish(leave: int) -> None:
         while len(writing) > leave:
@@ -192,13 +212,23 @@ def _enhance_images(
 
     def flush(size: torch.Size) -> None:
         group = groups.pop(size)
-        results = enhance(torch.cat([pixels for _, pixels, _ in group]))
+        try:
+            results = enhance(torch.cat([pixels for _, pixels, _ in group]))
+        except ValueError as error:  # NaN, of one image of them
+            if len(group) == 1:
+                done(group[0][0], error)
+            for one in group if len(group) > 1 else ():
+                groups[size] = [one]
+                flush(size)
+            return
         for (source, _, save), result in zip(group, results, strict=True):
             writing.append((source, writers.submit(save, result[None])))
         finish(leave=2 * batch + _THREADS)
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-        for (source, _), future in _ahead(readers, lambda job: _read(*job, resume), jobs, batch + _THREADS):
+        for (source, _), future in _ahead(
+            readers, lambda job: _read(*job, resume, deep), jobs, batch + _THREADS
+        ):
             try:
                 found = future.result()
             except _UNREADABLE as error:
@@ -216,6 +246,12 @@ def _enhance_images(
         while groups:
             flush(next(iter(groups)))
         finish(leave=0)
+    if deep:
+        _tell(deep[0] + (f", and {len(deep) - 1} more like it" if len(deep) > 1 else ""))
+
+
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
 
 
 def _ahead(
@@ -230,17 +266,38 @@ def _ahead(
     yield from begun
 
 
-def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[Tensor], None]] | None:
-    """Return the pixels (1,3,H,W) and a function that saves such pixels as ``target``; None if it is there already."""
-    with PIL.Image.open(source) as file:
-        if resume and _is_whole_image(target, file.size):
+def _read(
+    source: Path, target: Path, resume: bool, deep: list[str]
+) -> tuple[Tensor, Callable[[Tensor], None]] | None:
+    """The pixels (1,3,H,W) and what saves such pixels as ``target``; None if that is there and to be left.
+
+    A line is added to ``deep`` where the file has more than 8 bits.
+    """
+    if source.suffix.lower() in RAW_SUFFIXES:
+        if resume and _is_whole_image(target):
             return None
-        file.load()
-        image: PIL.Image.Image = file
+        file = image = develop(source)
+    else:
+        with open_image(source) as file:
+            if resume and _is_whole_image(target, file.size):
+                return None
+            if is_raw(file):
+                file = image = develop(source)
+            else:
+                _check_single(file)
+                depth = header_of(file).depth
+                file.load()
+                image = eight_bits(file)
+                if depth:
+                    deep.append(f"{source}: {depth}, rounded to 8")
+                    image.info.update(file.info)
     # The stored pixels are enhanced and the orientation stays in the EXIF data, so both still fit. A TIFF
     # keeps none: Pillow turns it upright, and its tags also tell how the old pixels were stored.
-    exif = image.info.get("exif", b"")
-    profile = image.info.get("icc_profile")
+    exif = file.info.get("exif", b"")
+    profile = file.info.get("icc_profile")
+    form = PIL.Image.registered_extensions()[target.suffix.lower()]
+    if form == "BMP":  # which has no EXIF data
+        image = PIL.ImageOps.exif_transpose(image)
     if image.mode in ("CMYK", "LA", "PA", "YCbCr", "1"):
         image = image.convert("RGBA" if "A" in image.mode else "RGB")
         profile = None  # it belonged to the old colour space
@@ -249,26 +306,38 @@ def _read(source: Path, target: Path, resume: bool) -> tuple[Tensor, Callable[[T
     def save(enhanced: Tensor) -> None:
         result = restore(enhanced)
         assert isinstance(result, PIL.Image.Image)
-        if target.suffix.lower() in (".jpg", ".jpeg", ".bmp") and result.mode in ("RGBA", "P"):
+        if form in ("JPEG", "BMP") and result.mode in ("RGBA", "P"):
             result = result.convert("RGB")
-        form = PIL.Image.registered_extensions()[target.suffix.lower()]
+        # Whatever the writers take, the network goes without. Of a PNG's values, differences of neighbours, it is
+        # the code for their frequencies that makes a photograph small; the search for repetitions takes most of
+        # the time and gains nothing.
+        how: dict[str, Any] = {"quality": 95, "compress_type": zlib.Z_RLE}
+        if form == "TIFF":  # packed as it came, but without loss
+            packed = file.info.get("compression", "raw")
+            how = {"compression": "tiff_lzw" if packed == "jpeg" else packed}
         with whole_file(target) as path:
-            # Time of the writers is lost to the network. PNG stores differences of neighbours; coding them by their
-            # frequencies makes a photograph small, while the search for repetitions takes most of the time and gains
-            # nothing.
-            result.save(
-                path, format=form, exif=exif, icc_profile=profile, quality=95, compress_type=zlib.Z_RLE
-            )
+            result.save(path, format=form, exif=exif, icc_profile=profile, **how)
 
     return pixels, save
 
 
-def _is_whole_image(path: Path, size: tuple[int, int]) -> bool:
+def _check_single(image: PIL.Image.Image) -> None:
+    """Raise ValueError where more is in a file than the one picture that would be enhanced.
+
+    What cameras add to a JPEG (MPO), a preview or a second view, is no loss.
+    """
+    if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(
+            f"it holds {count} pictures, of which all but the first would be lost: split it first"
+        )
+
+
+def _is_whole_image(path: Path, size: tuple[int, int] | None = None) -> bool:
     try:
         with PIL.Image.open(path) as image:
             image.load()
             # A TIFF is turned upright when it is read, so the sides may have changed places.
-            return sorted(image.size) == sorted(size)
+            return size is None or sorted(image.size) == sorted(size)
     except _UNREADABLE:
         return False
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import skimage
 import torch
+from PIL import TiffImagePlugin
 from torch import Tensor
 
 from glare import GLARE, GLAREEnhance
@@ -170,6 +173,119 @@ class TestImages:
             enhance_files(stops, find_jobs([str(tmp_path / "night")], tmp_path / "day"))
         assert relative(tmp_path / "day") == ["0.png", "1.png"]
 
+    def test_nan_is_a_fault_of_that_image(self, weights: Path, tmp_path: Path) -> None:
+        for i in range(4):
+            picture(tmp_path / "night" / f"{i}.png", seed=i)
+        PIL.Image.new("RGB", (18, 12), (255, 0, 0)).save(tmp_path / "night" / "2.png")
+        model = glare_weights.load(weights)
+        forward = model.forward
+
+        def breaks_on_red(low: Tensor, fidelity: float = 1.0) -> Tensor:
+            red = (low[:, :1] == 1).flatten(1).all(1)
+            return torch.where(red[:, None, None, None], torch.nan, forward(low, fidelity))
+
+        model.forward = breaks_on_red  # type: ignore[method-assign]
+        jobs = find_jobs([str(tmp_path / "night")], tmp_path / "day")
+        enhance = GLAREEnhance(model, trainable=True)  # that very model, not a copy
+        (line,) = enhance_files(enhance, jobs, batch=4)
+        assert line == f"{tmp_path / 'night' / '2.png'}: Expected the network to compute numbers but got NaN."
+        assert relative(tmp_path / "day") == ["0.png", "1.png", "3.png"]
+
+    def test_deep_pixels_are_rounded_and_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        grey = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+        (tmp_path / "in").mkdir()
+        PIL.Image.fromarray(grey).save(tmp_path / "in" / "a.png")
+        PIL.Image.fromarray(grey.astype(np.float32) / 65535).save(tmp_path / "in" / "b.tif")
+        PIL.Image.fromarray(grey.astype(np.int32)).save(tmp_path / "in" / "c.tif")
+        (line,) = enhance_files(lambda pixels: pixels, find_jobs([str(tmp_path / "in")], tmp_path / "out"))
+        assert "c.tif: Expected an image of 8 or 16 bits" in line
+        for name in ("a.png", "b.tif"):
+            with PIL.Image.open(tmp_path / "out" / name) as result:
+                assert result.mode == "L"
+                assert np.array_equal(result, np.rint(grey / 257))
+        assert "rounded to 8, and 1 more like it" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", None])
+    def test_packed_tiff(self, tmp_path: Path, compression: str | None) -> None:
+        source, target = picture(tmp_path / "in.tif"), tmp_path / "out.tif"
+        with PIL.Image.open(source) as image:
+            image.save(source, compression=compression)
+        assert enhance_files(lambda pixels: pixels, [(source, target)]) == []
+        with PIL.Image.open(source) as image, PIL.Image.open(target) as result:
+            assert result.info["compression"] == {None: "raw", "jpeg": "tiff_lzw"}.get(
+                compression, compression
+            )
+            assert np.array_equal(result, image)
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
+    def test_orientation_survives(self, tmp_path: Path, suffix: str) -> None:
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        upright = np.zeros((40, 60, 3), np.uint8)
+        upright[:, :30] = 200
+        stored = PIL.Image.fromarray(upright).rotate(90, expand=True)
+        source, target = tmp_path / "in.jpg", tmp_path / f"out{suffix}"
+        stored.save(source, exif=exif, quality=95)
+        assert enhance_files(lambda pixels: pixels, [(source, target)]) == []
+        with PIL.Image.open(target) as result:
+            seen = np.asarray(PIL.ImageOps.exif_transpose(result))
+        assert seen.shape == upright.shape
+        assert np.abs(seen.astype(int) - upright).mean() < 4
+
+    @pytest.mark.parametrize("suffix", [".tif", ".png", ".webp"])
+    def test_several_pictures_in_a_file(self, tmp_path: Path, suffix: str) -> None:
+        frames = [PIL.Image.new("RGB", (18, 12), (20 * i, 0, 0)) for i in range(3)]
+        frames[0].save(tmp_path / f"in{suffix}", save_all=True, append_images=frames[1:])
+        (line,) = enhance_files(lambda pixels: pixels, [(tmp_path / f"in{suffix}", tmp_path / "out.png")])
+        assert "it holds 3 pictures, of which all but the first would be lost" in line
+        assert not (tmp_path / "out.png").exists()
+
+    def test_a_preview_is_not_the_photograph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[254] = 1  # a smaller version of another picture
+        picture(tmp_path / "in.png")
+        with PIL.Image.open(tmp_path / "in.png") as preview:
+            preview.save(tmp_path / "in.tif", tiffinfo=tags)
+            preview.save(tmp_path / "in.dng", format="TIFF")
+        monkeypatch.setitem(sys.modules, "rawpy", None)
+        for name in ("in.tif", "in.dng"):
+            ((source, target),) = find_jobs([str(tmp_path / name)], tmp_path / "out")
+            (line,) = enhance_files(lambda pixels: pixels, [(source, target)])
+            assert line.startswith(f"{source}: a camera's raw file, of which only a preview could be read")
+            assert "glare-torch[raw]" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_raw_files_are_developed(self, tmp_path: Path) -> None:
+        pytest.importorskip("rawpy")
+        mosaic = np.full((64, 96), 20000, np.uint16)
+        mosaic[:, 48:] = 2000
+        (tmp_path / "in").mkdir()
+        write_dng(tmp_path / "in" / "a.dng", mosaic)
+        (tmp_path / "in" / "b.DNG").write_bytes(b"no raw file")
+        jobs = find_jobs([str(tmp_path / "in")], tmp_path / "out")
+        (line,) = enhance_files(lambda pixels: pixels, jobs)
+        assert "b.DNG: cannot develop it" in line
+        assert relative(tmp_path / "out") == ["a.png"]
+        with PIL.Image.open(tmp_path / "out" / "a.png") as result:
+            assert (result.mode, result.size) == ("RGB", (96, 64))
+            # The curve of BT.709, which LibRaw takes: 1.099 v^0.45 - 0.099.
+            for x, value in ((20, 20000), (80, 2000)):
+                expected = 255 * (1.099 * (value / 65535) ** 0.45 - 0.099)
+                assert np.abs(np.asarray(result)[20, x] - expected).max() <= 2
+
+    def test_links_and_what_macos_leaves(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        picture(tmp_path / "elsewhere" / "b.png")
+        picture(tmp_path / "in" / "a.png")
+        (tmp_path / "in" / "._a.png").write_bytes(b"\0\5\x16\7")
+        (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "ring").symlink_to(tmp_path / "in")
+        jobs = find_jobs([str(tmp_path / "in")], tmp_path / "out")
+        assert enhance_files(lambda pixels: pixels, jobs) == []
+        assert relative(tmp_path / "out") == ["a.png", "link/b.png"]
+        assert "passed over 1 files such as ._a.png" in capsys.readouterr().err
+
     def test_batch_is_positive(self) -> None:
         with pytest.raises(ValueError, match="`batch` to be positive but got 0"):
             enhance_files(lambda pixels: pixels, [], batch=0)
@@ -319,3 +435,54 @@ def read_clip(av: Any, path: Path) -> dict[str, Any]:
     with av.open(str(path)) as file:
         found["sound"] = [bytes(packet) for packet in file.demux(audio=0)]
     return found
+
+
+def write_dng(path: Path, mosaic: np.ndarray) -> None:
+    """A camera's raw file as Adobe's DNG has it: (H, W) uint16, a mosaic of red, green, green and blue."""
+    height, width = mosaic.shape
+    matrix = [(1, 1) if i % 4 == 0 else (0, 1) for i in range(9)]
+    fields: list[tuple[int, str, tuple[int, ...]]] = [
+        (254, "I", (0,)),
+        (256, "I", (width,)),
+        (257, "I", (height,)),
+        (258, "H", (16,)),
+        (259, "H", (1,)),
+        (262, "H", (32803,)),  # a mosaic
+        (271, "s", tuple(b"Test\0")),
+        (272, "s", tuple(b"Test\0")),
+        (273, "I", (0,)),  # where the pixels are
+        (274, "H", (1,)),
+        (277, "H", (1,)),
+        (278, "I", (height,)),
+        (279, "I", (mosaic.nbytes,)),
+        (33421, "H", (2, 2)),
+        (33422, "B", (0, 1, 1, 2)),
+        (50706, "B", (1, 4, 0, 0)),
+        (50708, "s", tuple(b"Test\0")),
+        (50714, "I", (0,)),  # black
+        (50717, "I", (65535,)),  # white
+        (50721, "i", tuple(number for pair in matrix for number in pair)),
+        (50728, "r", (1, 1) * 3),
+        (50778, "H", (21,)),
+    ]
+    kinds = {
+        "B": (1, "B", 1),
+        "s": (2, "B", 1),
+        "H": (3, "H", 1),
+        "I": (4, "I", 1),
+        "r": (5, "I", 2),
+        "i": (10, "i", 2),
+    }
+    behind = 8 + 2 + 12 * len(fields) + 4
+    packed = {tag: struct.pack(f"<{len(values)}{kinds[kind][1]}", *values) for tag, kind, values in fields}
+    packed[273] = struct.pack("<I", behind + sum(len(p) + len(p) % 2 for p in packed.values() if len(p) > 4))
+    table = extra = b""
+    for tag, kind, values in fields:
+        value, (code, _, numbers) = packed[tag], kinds[kind]
+        if len(value) > 4:
+            place = struct.pack("<I", behind + len(extra))
+            extra += value + b"\0" * (len(value) % 2)
+            value = place
+        table += struct.pack("<HHI", tag, code, len(values) // numbers) + value.ljust(4, b"\0")
+    start = b"II*\0" + struct.pack("<IH", 8, len(fields))
+    path.write_bytes(start + table + bytes(4) + extra + mosaic.astype("<u2").tobytes())
