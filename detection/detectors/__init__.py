@@ -76,5 +76,9 @@ class _Yours:
     def names(self) -> Sequence[str]:
         return self.detect.names
 
+    @property
+    def settings(self) -> str:
+        return str(getattr(self.detect, "settings", ""))
+
     def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
         return self.detect(images)

@@ -24,7 +24,7 @@ class Detector(Protocol):
     True
 
     One with a ``str`` attribute ``identity``, which changes with whatever changes its results, can be kept in a
-    `detection.cache.Cache`.
+    `detection.cache.Cache`; what a ``str`` attribute ``settings`` says of that is told under a table.
     """
 
     @property
@@ -40,9 +40,15 @@ class Detector(Protocol):
 
 
 def weights_of(network: nn.Module) -> str:
-    """Return the fingerprint of all parameters and buffers of a network, names and all."""
+    """Return the fingerprint of all parameters and buffers of a network, names and all.
+
+    Raises:
+        ValueError: if one of them is not finite: such a network finds nothing, or anything, and says nothing.
+    """
     parts: list[str | bytes] = []
     for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"Expected a detector of finite weights but {name} holds NaN or infinity.")
         parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}"]
         parts += [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
     return fingerprint(*parts)

@@ -26,7 +26,8 @@ class TorchvisionDetector:
         device: where it computes.
 
     Attributes:
-        identity: changes with the weights and the program.
+        identity: changes with the weights, the settings and the program.
+        settings: what it does besides, in words for a reader of its results.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -56,9 +57,15 @@ class TorchvisionDetector:
                 ) from error
         self._model = model.eval().to(device)
         self._device = device
+        heads = getattr(model, "roi_heads", model)
+        self.settings = (
+            f"{min(model.transform.min_size)} to {model.transform.max_size} pixels, NMS at an IoU of "
+            f"{heads.nms_thresh}, float32, the best {heads.detections_per_img} boxes from a score of "
+            f"{heads.score_thresh}"
+        )
         self.identity = (
-            f"{name} {weights_of(model)}, torch {torch.__version__} torchvision {torchvision.__version__} "
-            f"on {torch.device(device).type}"
+            f"{name} {weights_of(model)}, {self.settings}, torch {torch.__version__} "
+            f"torchvision {torchvision.__version__} on {torch.device(device).type}"
         )
 
     @property

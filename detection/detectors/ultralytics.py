@@ -32,6 +32,7 @@ try:
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.models.yolo.model import YOLO as YOLO  # explicitly: it is imported from here
+    from ultralytics.utils import DEFAULT_CFG_DICT
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -41,10 +42,24 @@ except ModuleNotFoundError as error:
 WEIGHTS = Path(__file__).parent / "weights"
 # Every box that could matter to a precision-recall curve; COCO counts the best 100 of an image.
 _MIN_SCORE, _MAX_BOXES, _IMAGE_SIZE = 0.001, 300, 640
+_NMS_IOU = 0.7  # where the model has no end-to-end head
+# What ultralytics is asked for, whatever its defaults are; the precision has had two names.
+_PRECISION: dict[str, Any] = {"quantize": 32} if "quantize" in DEFAULT_CFG_DICT else {"half": False}
+_ASKED: dict[str, Any] = {
+    "conf": _MIN_SCORE,
+    "max_det": _MAX_BOXES,
+    "iou": _NMS_IOU,
+    "agnostic_nms": False,
+    "augment": False,
+    "rect": True,
+    **_PRECISION,
+}
 
 
 class YOLODetector:
-    """A YOLO model of ultralytics.
+    """A YOLO model of ultralytics, and everything that changes what it finds, which is not left to ultralytics.
+
+    A model with an end-to-end head, such as YOLO26, is asked by that one, which needs no non-maximum suppression.
 
     Args:
         model: the model, its class names set.
@@ -52,18 +67,31 @@ class YOLODetector:
         image_size: the pixels of the longer side at which it looks at an image.
 
     Attributes:
-        identity: changes with the weights and the program.
+        identity: changes with the weights, the settings and the program.
+        settings: what it was asked for, in words for a reader of its results.
+
+    Raises:
+        ValueError: if a weight is not finite.
     """
 
     def __init__(self, model: YOLO, device: str = "cpu", image_size: int = _IMAGE_SIZE) -> None:
         self._model = model
-        self._device = device
-        self._image_size = image_size
-        # Before the first image, at which ultralytics folds the normalisation into the convolutions.
+        # Now, since ultralytics folds the normalisation into the convolutions at the first image.
         network: Any = model.model
         weights = weights_of(network) if isinstance(network, nn.Module) else fingerprint(Path(str(network)))
+        self._asked = {**_ASKED, "imgsz": image_size, "device": device}
+        end_to_end = getattr(_head(network), "one2one_cv2", None) is not None
+        if end_to_end:  # left out elsewhere: ultralytics warns of it, and an exported file has its own
+            self._asked["nms"] = False
+        suppressed = "end-to-end head without NMS" if end_to_end else f"NMS at an IoU of {_NMS_IOU}"
+        if not isinstance(network, nn.Module):
+            suppressed = f"NMS at an IoU of {_NMS_IOU}, unless the file has another"
+        self.settings = (
+            f"{image_size} pixels on the longer side, padded to a rectangle, {suppressed}, float32, the best "
+            f"{_MAX_BOXES} boxes from a score of {_MIN_SCORE}"
+        )
         self.identity = (
-            f"{type(network).__name__} {weights}, score {_MIN_SCORE}, boxes {_MAX_BOXES}, size {image_size}, "
+            f"{type(network).__name__} {weights}, {self.settings}, "
             f"ultralytics {ultralytics_version} torch {torch.__version__} on {torch.device(device).type}"
         )
 
@@ -113,18 +141,20 @@ class YOLODetector:
 
     def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
         """Find objects in (H, W, 3) uint8 RGB images; see `Detector`."""
-        # One by one, since ultralytics pads the images of a batch alike, so that a neighbour could change a result.
-        with threads(torch.get_num_threads()):
+        # One by one: ultralytics pads the images of a batch alike, so a neighbour could change a result.
+        number = torch.get_num_threads()
+        with threads(number):
+            if self._model.predictor is None:
+                # Ultralytics sets torch's threads when it sets itself up: not between two images.
+                self._detect(np.zeros((64, 64, 3), np.uint8))
+                torch.set_num_threads(number)
             return [self._detect(image) for image in images]
 
     def _detect(self, image: Pixels) -> Detections:
         results: Any = self._model.predict(
             np.ascontiguousarray(image[..., ::-1]),  # ultralytics takes arrays as BGR
-            conf=_MIN_SCORE,
-            max_det=_MAX_BOXES,
-            imgsz=self._image_size,
-            device=self._device,
             verbose=False,
+            **self._asked,
         )
         found = results[0].boxes
         return Detections(
@@ -132,6 +162,11 @@ class YOLODetector:
             found.conf.cpu().numpy().astype(np.float64),
             found.cls.cpu().numpy().astype(np.int64),
         )
+
+
+def _head(network: Any) -> Any:
+    """The last layer of a ``DetectionModel``; None of what is none, such as the name of an ONNX file."""
+    return network.model[-1] if isinstance(network, nn.Module) else None
 
 
 def built_in(device: str = "cpu", weights: Path = WEIGHTS) -> YOLODetector:

@@ -63,6 +63,13 @@ class TestIdentity:
         named, given = detector(f"{NAME}={weights}"), detector(NAME, weights=weights)
         assert named.identity == given.identity
 
+    def test_settings_are_in_it(self, weights: Path) -> None:
+        one = detector(NAME, weights=weights)
+        assert isinstance(one, TorchvisionDetector)
+        for words in ("320 to 640 pixels", "NMS at an IoU of 0.5", "the best 100 boxes from a score of 0.05"):
+            assert words in one.settings
+        assert one.settings in one.identity
+
     def test_changes_with_the_weights(self, weights: Path, tmp_path: Path) -> None:
         state = torch.load(weights, weights_only=True)
         state["roi_heads.box_predictor.cls_score.bias"][18] += 1

@@ -53,8 +53,59 @@ class TestBuiltIn:
         direct = YOLO(str(WEIGHTS / "yolo26n-exdark.yaml"), task="detect")
         keep_exdark_classes(direct.model)
         direct.model.load_state_dict(load_file(WEIGHTS / "yolo26n-exdark.safetensors"))
-        best = direct.predict(Image.fromarray(image), conf=0.001, verbose=False)[0].boxes.conf.max().item()
+        best = (
+            direct.predict(Image.fromarray(image), conf=0.001, nms=False, verbose=False)[0]
+            .boxes.conf.max()
+            .item()
+        )
         assert scores[0] == pytest.approx(best, abs=1e-5)
+
+    def test_the_end_to_end_head_is_asked(self) -> None:
+        image = sample_set().samples[0].load()
+        yolo = built_in()
+        found = yolo([image])[0]
+        direct = YOLO(str(WEIGHTS / "yolo26n-exdark.yaml"), task="detect")
+        keep_exdark_classes(direct.model)
+        direct.model.load_state_dict(load_file(WEIGHTS / "yolo26n-exdark.safetensors"))
+        boxes = direct.predict(Image.fromarray(image), conf=0.001, nms=False, max_det=300, verbose=False)[
+            0
+        ].boxes
+        np.testing.assert_allclose(found.scores, boxes.conf.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.boxes, boxes.xyxy.numpy(), atol=1e-2)
+        suppressed = direct.predict(Image.fromarray(image), conf=0.001, nms=None, max_det=300, verbose=False)[
+            0
+        ].boxes
+        assert len(suppressed) != len(found)
+        for words in ("end-to-end head without NMS", "640 pixels", "rectangle", "float32"):
+            assert words in yolo.settings
+        assert yolo.settings in yolo.identity
+
+    def test_a_model_without_such_a_head(self) -> None:
+        torch.manual_seed(0)
+        yolo = YOLODetector(YOLO("yolo11n.yaml", task="detect"))
+        assert "NMS at an IoU of 0.7" in yolo.settings
+        assert len(yolo([np.zeros((64, 64, 3), np.uint8)])) == 1
+
+    def test_threads_are_the_same_for_every_image(self) -> None:
+        yolo, seen = built_in(), []
+        before = torch.get_num_threads()
+        yolo.network.model[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        try:
+            torch.set_num_threads(3)
+            for _ in range(2):
+                yolo([np.full((64, 64, 3), 90, np.uint8)])
+            assert torch.get_num_threads() == 3
+            assert seen[-2:] == [3, 3]
+        finally:
+            torch.set_num_threads(before)
+
+    def test_weights_that_are_not_finite(self, weights: Path) -> None:
+        file = weights / "yolo26n-exdark.safetensors"
+        tensors = load_file(file)
+        tensors["model.0.conv.weight"][0] = float("nan")
+        save_file(tensors, file)
+        with pytest.raises(ValueError, match=r"finite weights but model\.0\.conv\.weight holds NaN"):
+            built_in(weights=weights)
 
     def test_images_do_not_depend_on_their_neighbours(self) -> None:
         images = [sample.load() for sample in sample_set().samples[3:5]]
