@@ -7,27 +7,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from detection.cache import Cache
 from detection.data.auto import read_dataset
 from detection.data.builtin import sample_set
-from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES
+from detection.data.classes import class_map, read_classes, without_use
 from detection.data.core import Dataset, Sample
-from detection.data.darken import darken
+from detection.data.darken import NIGHT, darken, mean_grey
 from detection.data.paired import read_test_sets
 from detection.detectors import BUILT_IN, detector
 from detection.detectors.base import Detector
 from detection.enhancers import NAMES, Enhancer, Folder, enhancer, raw
 from detection.faults import FaultError, blame, one_line
+from detection.metrics.face_in_person import PERSON, RULE
 from detection.metrics.image_quality import METRICS, Metric, gt_mean, lpips
-from detection.metrics.leakage import find_leakage
+from detection.metrics.leakage import find_leakage, scenes_seen
 from detection.report.bench import Pictures, notes_on_bench, remove_pictures, write_bench
+from detection.report.faces import notes_on_faces, table_of_faces, write_faces
 from detection.report.provenance import command, portable, versions, without_folders
 from detection.report.restoration import notes_on_restoration, write_restoration
 from detection.report.tables import cell, overview, rounded, with_intervals
@@ -40,7 +44,6 @@ T = TypeVar("T")
 
 # How many processes there are, as torchrun and the kinds of MPI tell.
 _PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_CLASSES = {"exdark": EXDARK_CLASSES, "coco": COCO_CLASSES}
 _COMPARED = (METRICS["PSNR"], METRICS["SSIM"])
 _DOWNLOAD = "download"
 _ENHANCERS = (
@@ -77,7 +80,9 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
     )
     parser.add_argument("--images", type=Path, help="folder with the images of the COCO JSON")
     parser.add_argument(
-        "--classes", choices=_CLASSES, default="exdark", help="classes to find (default: exdark)"
+        "--classes",
+        default="exdark",
+        help="classes to find: exdark, coco, names with commas between, or a file of names (default: exdark)",
     )
     parser.add_argument(
         "--detector",
@@ -90,7 +95,12 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
         "--levels",
         help="how dark to make the images; a level with -phone behind it is a telephone's night, and `none` leaves "
         f"them as they are (default: {','.join(LEVELS)}; `none` for a set that says what light it was taken in, as "
-        "ExDark does)",
+        "ExDark does, or is dark)",
+    )
+    parser.add_argument(
+        "--match",
+        choices=[RULE],
+        help="of faces that are labelled, as in DARK FACE: a person counts whose upper half holds a face's centre",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     parser.add_argument("--device", default=_device())
@@ -111,16 +121,34 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     if args.data is None:
         clean = sample_set()
     else:
-        clean = read_dataset(args.data, images=args.images, split=args.split, classes=_CLASSES[args.classes])
+        classes = read_classes(args.classes)
+        clean = read_dataset(args.data, images=args.images, split=args.split, classes=classes)
+    if args.match:
+        clean = _faces_as_persons(clean)
     _tell_faults(clean, first)
-    dark_already = any(sample.light != Sample.light for sample in clean.samples)
+    says_light = any(sample.light != Sample.light for sample in clean.samples)
+    grey = float("nan") if says_light else mean_grey(clean)
+    dark_already = says_light or grey < NIGHT
     levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
     data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
     detectors = _by_name(args.detector, lambda name: detector(name, device=args.device))
     for name, one in detectors.items():
         with blame(f"detector `{name}`"):
             one([np.zeros((64, 64, 3), np.uint8)])
+    about = [without_use(clean.classes, clean.names, {name: one.names for name, one in detectors.items()})]
+    settings = {name: str(getattr(one, "settings", "")) for name, one in detectors.items()}
+    about += [f"{name}: {asked}." for name, asked in settings.items() if asked]
+    if grey < NIGHT:
+        about.append(
+            f"The photographs are dark already, their mean grey level is {grey:.2f} of 1"
+            + (": they were not darkened." if levels == ["none"] else ", and were darkened further.")
+        )
+    for line in about if first else ():
+        print(line, flush=True)
     one_or_more = detectors if len(detectors) > 1 else next(iter(detectors.values()))
+    if args.match:
+        _match_faces(args, typed, data, enhancers, detectors, about if first else None)
+        return
     perceived = _lpips(args.lpips, args.device)
     metrics = [*_COMPARED, *(perceived if _has(data, references=True) else [])]
     if _has(data, references=False):
@@ -136,12 +164,15 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     table = results.table()
     warnings, overlaps = _leakage(results)
     notes = [*warnings, *notes_on_bench(table, clean, list(detectors), args.seed, args.device)]
-    for row in [] if day is None else day.table().to_dict("records"):
+    when = "As they were, before darkening:" if dark_already else "By day, before darkening:"
+    for row in [] if day is None else _all_together(day.table()).to_dict("records"):
         of = f" {row['detector']}:" if len(detectors) > 1 else ""
         notes.insert(
             len(warnings) + 1,
-            f"By day, before darkening:{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}.",
+            f"{when}{of} mAP50 {row['mAP50']:.4f}, mAP50-95 {row['mAP50-95']:.4f}.",
         )
+    faults = next((place for place, note in enumerate(notes) if note.startswith("Fault: ")), len(notes))
+    notes[faults:faults] = about
     print(rounded(overview(table)).to_string(index=False, na_rep=""))
     print("\n" + "\n".join(notes))
     files = sorted({pictures.file(data.samples[number]) for number in results.samples})
@@ -149,6 +180,44 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     made_with = _made_with(typed, results, detectors) | {"overlaps": overlaps, "pictures": files}
     write_bench(args.out, results, table, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
+
+
+def _faces_as_persons(faces: Dataset) -> Dataset:
+    """The set with its faces under the class ``person``, to which detectors' persons are matched."""
+    named = class_map(faces.classes, ["face"]) >= 0
+    if not named.any():
+        raise ValueError(f"Expected a set of faces for --match {RULE} but got {', '.join(faces.classes)}.")
+    samples = []
+    for sample in faces.samples:
+        face = named[sample.labels]
+        samples.append(
+            replace(
+                sample, boxes=sample.boxes[face], labels=sample.labels[face] * 0, crowd=sample.crowd[face]
+            )
+        )
+    return faces.replace(samples=tuple(samples), classes=(PERSON,), names=(PERSON,))
+
+
+def _match_faces(
+    args: argparse.Namespace,
+    typed: str,
+    data: Dataset,
+    enhancers: Mapping[str, Enhancer | Folder],
+    detectors: Mapping[str, Detector],
+    about: list[str] | None,
+) -> None:
+    """Print and write the table of `table_of_faces`; ``about`` is None where another process does."""
+    cache = Cache(args.cache or args.out / "cache")
+    one_or_more = detectors if len(detectors) > 1 else next(iter(detectors.values()))
+    results = collect(data, enhancers, one_or_more, (), cache=cache, progress=True)
+    if about is None:
+        return
+    table = table_of_faces(results)
+    notes = notes_on_faces(results, about)
+    kept = [without_folders(note) for note in notes]
+    write_faces(args.out, table, kept, _made_with(typed, results, detectors))
+    print(rounded(table).to_string(index=False, na_rep=""))
+    print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
 
 
 def restore(arguments: Sequence[str] | None = None, program: str = "-m detection restore") -> None:
@@ -204,7 +273,7 @@ def _restore(args: argparse.Namespace, typed: str) -> None:
     results = collect(data, enhancers, metrics=metrics, cache=cache, progress=True)
     if not first:
         return
-    warnings, overlaps = _leakage(results)
+    warnings, overlaps = _leakage(results, by_set=True)
     notes = [without_folders(note) for note in [*warnings, *notes_on_restoration(results, args.device)]]
     table = results.table()
     made_with = _made_with(typed, results) | {
@@ -220,6 +289,12 @@ def _restore(args: argparse.Namespace, typed: str) -> None:
     }
     print(read.to_string(index=False, na_rep="", formatters=formats))
     print("\n" + "\n".join(notes) + f"\nwritten to {args.out}")
+
+
+def _all_together(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all images, out of those of each light and place."""
+    rows = table[table["light"] == "all"] if (table["light"] == "all").any() else table
+    return rows[rows["place"] == "all"] if "place" in rows else rows
 
 
 def beside_gamma(enhancers: dict[str, Enhancer | Folder]) -> dict[str, Enhancer | Folder]:
@@ -375,10 +450,15 @@ def _by_name(names: str, build: Callable[[str], T]) -> dict[str, T]:
     return {title: build(name) for title, name in zip(titles, typed, strict=True)}
 
 
-def _leakage(results: Results) -> tuple[list[str], dict[str, Any]]:
-    """Lines on test images that the weights were trained on, and the same for the JSON, by enhancer."""
+def _leakage(results: Results, *, by_set: bool = False) -> tuple[list[str], dict[str, Any]]:
+    """Lines on test images that the weights were trained on, and the same for the JSON, by enhancer.
+
+    By set it is also counted how many of the scenes these are, none of them too.
+    """
     samples = [results.dataset.samples[number] for number in results.samples]
     lines, found = find_leakage(samples, results.enhancers)
+    if by_set:
+        lines += scenes_seen(samples, found)
     return lines, {
         name: [{"file": str(o.file), "trained": o.trained, "by": o.by, "bits": o.bits} for o in overlaps]
         for name, overlaps in found.items()

@@ -149,15 +149,15 @@ def training_and_testing(
         levels: how dark to make both; none leaves them as they are.
 
     Raises:
-        ValueError: if one of the two has no image.
+        ValueError: if one of the two has no image, or an image is in both.
     """
     official: tuple[str, str] | tuple[None, None] = (None, None)
     if (data / LIST).exists():
         official = ("train", "test")
-    if data.is_dir() or data.suffix in (".yaml", ".yml"):
-        places = yolo_splits(data)
-        if places.get("train") and places.get("val") and places["train"] != places["val"]:
-            official = ("train", "val")
+    elif (data.is_dir() or data.suffix in (".yaml", ".yml", ".data")) and {"train", "val"} <= {
+        *yolo_splits(data)
+    }:
+        official = ("train", "val")
     train_split, test_split = split or official
     training = read_dataset(data, split=train_split)
     if test:
@@ -171,6 +171,13 @@ def training_and_testing(
     if not training.samples or not testing.samples:
         raise ValueError(
             f"Expected images to train and to measure on but got {len(training)} and {len(testing)}."
+        )
+    trained = {sample.path.resolve() for sample in training.samples if sample.path}
+    if both := [
+        sample.name for sample in testing.samples if sample.path and sample.path.resolve() in trained
+    ]:
+        raise ValueError(
+            f"Expected other images to measure on than to train on but {len(both)} are in both, such as {both[0]}."
         )
     if levels:
         training, testing = (darken(part, *levels) for part in (training, testing))

@@ -59,6 +59,25 @@ def find_leakage(
     return lines, found
 
 
+def scenes_seen(samples: Sequence[Sample], found: Mapping[str, Sequence[Overlap]]) -> list[str]:
+    """Return a line for each enhancer that was checked: how many scenes of each test set its weights were trained on.
+
+    Args:
+        samples: the test images; their `light` is the set they are in.
+        found: by the name of the enhancer, of `find_leakage`.
+    """
+    scenes: dict[str, set[Path]] = {}
+    for sample in samples:
+        if file := sample.reference_path or sample.path:
+            scenes.setdefault(sample.light, set()).add(file)
+    lines = []
+    for name, overlaps in found.items():
+        seen = {overlap.file for overlap in overlaps if overlap.by == "picture"}
+        counts = ", ".join(f"{title} {len(files & seen)} of {len(files)}" for title, files in scenes.items())
+        lines.append(f"Scenes that the weights of {name} were trained on, by set: {counts}.")
+    return lines
+
+
 def _listed(overlaps: Sequence[Overlap]) -> str:
     shown = ", ".join(f"{overlap.file.name} ({overlap.trained})" for overlap in overlaps[:10])
     return shown + (f" and {len(overlaps) - 10} more" if len(overlaps) > 10 else "")

@@ -105,6 +105,9 @@ def test_two_photographs(
     assert "has a chance of 5 %" not in text  # to be wrong, as there is no verdict
     assert "2 images with 3 boxes" in text
     assert "Used 4 of 6 images" in text
+    assert "- yolo26n-exdark: 640 pixels on the longer side" in text
+    assert "end-to-end head without NMS" in text
+    assert "Classes asked for: Bicycle, " in text
     assert "Fault: broken.png" in text
     printed = capsys.readouterr().out
     assert "extreme" in printed
@@ -317,6 +320,83 @@ def test_faults_and_several_detectors(
     assert "Used 1 of 3 images" in printed
     assert f"By day, before darkening: {module}:Halves: mAP50" in printed
     assert (ours / "out" / "by_light-ours_for_detect_exdark_Halves.png").is_file()
+
+
+PERSONS = """
+import numpy as np
+from detection import Detections
+
+class Persons:
+    names = ("person", "dog")
+    def __call__(self, images):
+        box = np.array([[0.0, 0.0, 50.0, 100.0], [0.0, 0.0, 50.0, 100.0]])
+        # Finds nobody in the dark.
+        count = [2 if image.mean() > 60 else 0 for image in images]
+        return [Detections(box[:n], np.array([0.9, 0.8])[:n], np.array([0, 1])[:n]) for n in count]
+
+def lift(image):
+    return np.maximum(image, 90)
+"""
+
+
+def test_persons_by_their_faces(main: Callable[[list[str]], None], ours: Path) -> None:
+    (ours / "persons_for_detect_exdark.py").write_text(PERSONS)
+    for folder in ("image", "label"):
+        (ours / "darkface" / folder).mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (100, 100), (80, 80, 80) if number < 6 else (20, 20, 20)).save(
+            ours / "darkface" / "image" / f"{number}.png"
+        )
+        (ours / "darkface" / "label" / f"{number}.txt").write_text("1\n20 10 30 20\n")
+    module = "persons_for_detect_exdark"
+    words = (
+        f"--data darkface --detector {module}:Persons --enhancers raw,{module}:lift --device cpu --out out"
+    )
+    main([*words.split(), "--match", "face-in-person"])
+    untouched, lifted = read(ours / "out" / "results.csv")
+    assert (untouched["images"], untouched["faces"]) == ("12", "12")
+    assert float(untouched["AP"]) == pytest.approx(51 / 101, abs=1e-4)  # half of the faces
+    assert float(lifted["AP"]) == 1
+    assert float(lifted["dAP"]) == pytest.approx(50 / 101, abs=1e-4)
+    assert 0 < float(lifted["dAP_low"]) < float(lifted["dAP"]) < float(lifted["dAP_high"])
+    assert lifted["verdict"] == "better"
+    text = (ours / "out" / "results.md").read_text()
+    assert "the centre of a labelled face lies in its upper half" in text
+    assert "has also dog, not used" in text
+    with pytest.raises(SystemExit, match="a set of faces for --match face-in-person but got Bicycle"):
+        main(["--enhancers", "raw", *ours_in.split(), "--out", "out", "--match", "face-in-person"])
+
+
+def test_dark_photographs_are_not_darkened(
+    main: Callable[[list[str]], None], ours: Path, two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("chelsea.png", "coffee.png"):
+        with Image.open(two / name) as image:
+            image.point(lambda value: value // 8).save(two / name)
+    main(f"--data {two} --enhancers raw {ours_in} --out out".split())
+    assert [row["light"] for row in read(ours / "out" / "results.csv")] == ["as stored"]
+    text = (ours / "out" / "results.md").read_text()
+    assert "dark already, their mean grey level is 0.05 of 1: they were not darkened." in text
+    assert "By day" not in text
+    main(f"--data {two} --enhancers raw {ours_in} --out out --levels mild".split())
+    text = (ours / "out" / "results.md").read_text()
+    assert "By day" not in text
+    assert "As they were, before darkening: mAP50" in text
+    assert "and were darkened further" in text
+    assert "dark already" in capsys.readouterr().out
+
+
+def test_classes_of_ones_own(main: Callable[[list[str]], None], ours: Path, two: Path) -> None:
+    (ours / "names.txt").write_text("cups\ncat\nface\n")
+    main(f"--data {two} --enhancers raw {ours_in} --levels none --out out --classes names.txt".split())
+    (row,) = read(ours / "out" / "results.csv")
+    assert {"AP50 cups", "AP50 cat", "AP50 face"} < row.keys()
+    text = (ours / "out" / "results.md").read_text()
+    assert "Classes asked for: cups, cat, face; the set has also" in text
+    assert (
+        "ours_for_detect_exdark:Halves has also dining table, not used, and lacks face; nobody has face."
+        in text
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,26 @@ def test_splits_of_a_data_yaml(tmp_path: Path) -> None:
     assert [sample.name for sample in testing.samples] == ["c.png"]
 
 
+def test_nothing_is_measured_on_what_was_trained_on(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/c"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / "images" / f"{name}.png")
+    file = tmp_path / "data.yaml"
+    file.write_text("train: [images/train, images/val]\nval: images/val\nnames: [dog]\n")
+    with pytest.raises(ValueError, match=r"1 are in both, such as c\.png"):
+        training_and_testing(tmp_path)
+    file.write_text("train: images/train\nval: images/gone\nnames: [dog]\n")
+    with pytest.raises(FileNotFoundError, match="there are none at images/gone"):
+        training_and_testing(tmp_path)
+    file.write_text("train: train.txt\nval: val.txt\nnames: [dog]\n")
+    (tmp_path / "train.txt").write_text("./images/train/a.png\n./images/train/b.png\n")
+    (tmp_path / "val.txt").write_text("./images/val/c.png\n")
+    training, testing = training_and_testing(file)
+    assert [sample.name for sample in training.samples] == ["a.png", "b.png"]
+    assert [sample.name for sample in testing.samples] == ["c.png"]
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A YOLO folder of six photographs, 96 pixels wide."""

@@ -6,7 +6,7 @@ from PIL import Image
 
 from detection import enhancer, read_test_sets, sample_set
 from detection.enhancers import raw
-from detection.metrics.leakage import find_leakage
+from detection.metrics.leakage import find_leakage, scenes_seen
 from glare import GLARE, GLAREEnhance, weights
 from glare.data.overlap import fingerprints
 
@@ -45,6 +45,20 @@ class TestTrainedOnTest:
             ("5.png", "name"),
         }
 
+    def test_scenes_of_each_set_are_counted(self, pairs: Path, tmp_path: Path) -> None:
+        pairs.rename(tmp_path / "first")
+        for side in ("low", "high"):
+            (tmp_path / "second" / side).mkdir(parents=True)
+            (tmp_path / "first" / side / "4.png").rename(tmp_path / "second" / side / "4.png")
+        files = sorted((tmp_path / "first" / "high").iterdir())
+        ours = self.weights_with(tmp_path, hashes=fingerprints(files[:3]))
+        data = read_test_sets(tmp_path / "first", tmp_path / "second")
+        found = find_leakage(data.samples, {"raw": raw, "ours": ours})[1]
+        title = tmp_path.name
+        assert scenes_seen(data.samples, found) == [
+            f"Scenes that the weights of ours were trained on, by set: {title}/first 3 of 5, {title}/second 0 of 1."
+        ]
+
     def test_nothing_known_is_told_too(self, pairs: Path, tmp_path: Path) -> None:
         ours = self.weights_with(tmp_path, data=["lol_v1/train"])
         lines, found = find_leakage(read_test_sets(pairs).samples, {"ours": ours})
@@ -54,8 +68,8 @@ class TestTrainedOnTest:
         assert "they name lol_v1/train" in line
 
     def test_what_was_not_checked_is_told(self, pairs: Path, tmp_path: Path) -> None:
-        for side in ("low", "high"):
-            Image.new("RGB", (90, 60)).save(pairs / side / "0.png", format="BMP")  # Pillow looks inside
+        broken = pairs / "high" / "0.png"
+        broken.write_bytes(broken.read_bytes()[:500])  # its header is there
         ours = self.weights_with(tmp_path, hashes=["0123456789abcdef far.png"])
         data = read_test_sets(pairs)
         assert len(data) == 6
