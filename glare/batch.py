@@ -56,6 +56,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _READ = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS.keys()
 _THREADS = 2  # that read, and as many that write: either takes far less than the network
+# Ways to pack a TIFF of grey or colour; the others lose something, or take black and white alone.
+_LOSSLESS = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"}
 # Pillow tells of a broken PNG by a SyntaxError.
 _UNREADABLE = (OSError, ValueError, ImportError, SyntaxError, PIL.Image.DecompressionBombError)
 
@@ -313,8 +315,8 @@ def _read(
         # the time and gains nothing.
         how: dict[str, Any] = {"quality": 95, "compress_type": zlib.Z_RLE}
         if form == "TIFF":  # packed as it came, but without loss
-            packed = file.info.get("compression", "raw")
-            how = {"compression": "tiff_lzw" if packed == "jpeg" else packed}
+            packed = file.info.get("compression") if file.format == "TIFF" else "raw"
+            how = {"compression": packed if packed in _LOSSLESS else "tiff_lzw"}
         with whole_file(target) as path:
             result.save(path, format=form, exif=exif, icc_profile=profile, **how)
 

@@ -219,6 +219,17 @@ class TestImages:
             )
             assert np.array_equal(result, image)
 
+    @pytest.mark.parametrize(
+        ("name", "mode", "compression"), [("in.tif", "1", "group4"), ("in.bmp", "RGB", None)]
+    )
+    def test_what_becomes_a_tiff(self, tmp_path: Path, name: str, mode: str, compression: str | None) -> None:
+        source, target = tmp_path / name, tmp_path / "out.tif"
+        image = PIL.Image.effect_noise((18, 12), 90).convert("RGB").convert(mode)
+        image.save(source, **({"compression": compression} if compression else {}))
+        assert enhance_files(lambda pixels: pixels, [(source, target)]) == []
+        with PIL.Image.open(target) as result:
+            assert np.array_equal(result, image.convert("RGB"))
+
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
     def test_orientation_survives(self, tmp_path: Path, suffix: str) -> None:
         exif = PIL.Image.Exif()
