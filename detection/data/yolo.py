@@ -377,7 +377,7 @@ def _names(
 ) -> Sequence[str] | None:
     """What the class numbers mean; None if no file says it. What is not to be lost is added to ``told``."""
     named: dict[Path, list[str]] = {}
-    if about.content:
+    if about.content.get("names") is not None:
         named[about.file] = _names_in(about)
     folders = [about.folder, about.folder / "labels", about.folder / "images"]
     folders += [folder for place in places for folder in (place.folder, _labels(place.folder))]
@@ -390,7 +390,7 @@ def _names(
             if file not in named and "names" in (content := _content(file)):
                 named[file] = _names_in(_Description(file, content))
     if not named:
-        return None
+        return _names_in(about) if about.content else None
     (first, names), *others = named.items()
     for file, differ in others:
         if list(map(coco_name, differ)) == list(map(coco_name, names)):

@@ -146,6 +146,13 @@ class TestNames:
         assert EXDARK_CLASSES[data.samples[0].labels[0]] == "Cup"
         assert "the first counts" in data.faults[0]
 
+    @pytest.mark.parametrize("described", ["val: images/val", "nc: 46"])
+    def test_names_beside_a_description_without_any(self, yolo: Path, described: str) -> None:
+        (yolo / "data.yaml").write_text(described)
+        (yolo / "classes.txt").write_text("Cup\n" * 46)
+        data = read_dataset(yolo)
+        assert [EXDARK_CLASSES[label] for label in data.samples[0].labels] == ["Cup", "Cup"]
+
     def test_two_descriptions(self, yolo: Path) -> None:
         names = ", ".join(["Cup"] * 46)
         for name in ("a.yaml", "b.yaml"):
