@@ -75,7 +75,7 @@ class TestBuiltIn:
         suppressed = direct.predict(Image.fromarray(image), conf=0.001, nms=None, max_det=300, verbose=False)[
             0
         ].boxes
-        assert len(suppressed) != len(found)
+        assert not np.array_equal(suppressed.conf[:10].numpy(), boxes.conf[:10].numpy())  # another head
         for words in ("end-to-end head without NMS", "640 pixels", "rectangle", "float32"):
             assert words in yolo.settings
         assert yolo.settings in yolo.identity
