@@ -109,7 +109,7 @@ def read_coco(
     samples = []
     told: list[tuple[str, str]] = []
     for number, entry in entries.items():
-        about = dict(entry.ours)
+        about: dict[str, Any] = dict(entry.ours)
         try:
             header = read_header(images(entry.file))
             upright, wide, high, line = placed(entry.size, header)

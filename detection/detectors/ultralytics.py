@@ -166,7 +166,8 @@ class YOLODetector:
 
 def _head(network: Any) -> Any:
     """The last layer of a ``DetectionModel``; None of what is none, such as the name of an ONNX file."""
-    return network.model[-1] if isinstance(network, nn.Module) else None
+    layers: Any = network.model if isinstance(network, nn.Module) else [None]
+    return layers[-1]
 
 
 def built_in(device: str = "cpu", weights: Path = WEIGHTS) -> YOLODetector:
