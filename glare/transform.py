@@ -17,6 +17,7 @@ from glare import weights as glare_weights
 from glare.image import as_batch, from_float, to_float
 from glare.model import GLARE
 from glare.tiled import Tiling
+from glare.upsample import downsample, upsample
 
 
 def _is_image(inpt: Any) -> bool:
@@ -69,6 +70,8 @@ class GLAREEnhance(v2.Transform):
             quarter of the available memory and 3 GiB; on the CPU images of more than a megapixel (with the weights
             ``glare-tiny``) go in tiles all the same, which is faster, unless attention is full. Where a GPU's memory
             is exceeded, both go on with smaller tiles, with one warning, and keep to them.
+        scale: in (0, 1]: the share of the image's size that the network sees. Its gain map is applied at full size, see
+            `glare.upsample`.
         trainable: show the weights to ``parameters()``, with gradient; they are then loaded at once. The encoder and
             the codes of stage I, which training alone needs or which are looked up, never get one.
 
@@ -103,6 +106,7 @@ class GLAREEnhance(v2.Transform):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         tile: Literal["auto"] | int | None = "auto",
+        scale: float = 1.0,
         trainable: bool = False,
     ) -> None:
         super().__init__()
@@ -115,6 +119,10 @@ class GLAREEnhance(v2.Transform):
             raise TypeError(f"Expected argument `fidelity` to be a number but got {type(fidelity).__name__}.")
         if not 0.0 <= fidelity <= 2.0:
             raise ValueError(f"Expected argument `fidelity` to be in [0, 2] but got {fidelity}.")
+        if isinstance(scale, bool) or not isinstance(scale, int | float | np.number):
+            raise TypeError(f"Expected argument `scale` to be a number but got {type(scale).__name__}.")
+        if not 0.0 < scale <= 1.0:
+            raise ValueError(f"Expected argument `scale` to be in (0, 1] but got {scale}.")
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise ValueError(
                 f"Expected argument `dtype` to be None, torch.float32 or torch.bfloat16 but got {dtype!r}."
@@ -133,6 +141,7 @@ class GLAREEnhance(v2.Transform):
         self.fidelity = float(fidelity)
         self.dtype = dtype
         self.tile = tile
+        self.scale = float(scale)
         self.trainable = trainable
         self._tiling = Tiling(tile)
 
@@ -193,11 +202,20 @@ class GLAREEnhance(v2.Transform):
             torch.set_grad_enabled(torch.is_grad_enabled() and differentiable),
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
-            if not torch.is_grad_enabled():
-                return self._tiling.enhance(model, pixels, self.fidelity)
-            self._tiling.check_whole(pixels)
-            enhanced: Tensor = model(to_float(pixels.to(device)), fidelity=self.fidelity)
-            return from_float(enhanced.float(), pixels.dtype).to(pixels.device)
+            if self.scale == 1.0:
+                return self._at_once(model, pixels, device)
+            image = to_float(pixels.to(device))
+            small = downsample(image, self.scale).clamp(0.0, 1.0)
+            enhanced = upsample(small, self._at_once(model, small, device), image)
+            return from_float(enhanced, pixels.dtype).to(pixels.device)
+
+    def _at_once(self, model: GLARE, pixels: Tensor, device: torch.device) -> Tensor:
+        """What the network makes of (B,3,H,W), all it sees."""
+        if not torch.is_grad_enabled():
+            return self._tiling.enhance(model, pixels, self.fidelity)
+        self._tiling.check_whole(pixels)
+        enhanced: Tensor = model(to_float(pixels.to(device)), fidelity=self.fidelity)
+        return from_float(enhanced.float(), pixels.dtype).to(pixels.device)
 
     def train(self, mode: bool = True) -> GLAREEnhance:
         """Set the flag that modules have; the network stays as it is used, in evaluation mode."""
@@ -209,7 +227,7 @@ class GLAREEnhance(v2.Transform):
     def extra_repr(self) -> str:
         """Return the arguments as text."""
         weights = "GLARE(...)" if self.weights is None else repr(str(self.weights))
-        names = ("fidelity", "device", "dtype", "tile", "trainable")
+        names = ("fidelity", "device", "dtype", "tile", "scale", "trainable")
         return ", ".join([weights, *(f"{name}={getattr(self, name)!r}" for name in names)])
 
     def __getstate__(self) -> dict[str, Any]:
