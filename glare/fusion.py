@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from glare.config import GLAREConfig
-from glare.layers import Decoder, Level
+from glare.layers import Decoder, Level, RunningMean
 
 #: Samples that a deformable convolution holds at once. On a CPU 8 MiB stay in the cache; with 64 MiB it takes up to 1.9
 #: times as long. On a GPU, where each strip is a dozen kernels, 256 MiB.
@@ -39,6 +39,9 @@ class MixUp(nn.Module):
 
 class Warp(nn.Module):
     """Modulated deformable 3×3 convolution of a code feature, guided by the feature to match (Zhu et al., 2019)."""
+
+    #: What the means follow where a video is steadied, see `glare.steady`.
+    steady: RunningMean | None = None
 
     def __init__(self, channels: int, reduced: int | None, groups: int) -> None:
         super().__init__()
@@ -73,7 +76,9 @@ class Warp(nn.Module):
     def gain(self, warped: Tensor, target: Tensor) -> Tensor:
         """Return the factor (B,1,1,1) that brings ``warped`` to the mean of ``target``, both (B,C,H,W)."""
         # Per image, not per batch: the result for one image must not depend on its neighbours.
-        return target.mean((1, 2, 3), keepdim=True) / warped.mean((1, 2, 3), keepdim=True)
+        means = torch.stack([h.mean((1, 2, 3), keepdim=True) for h in (target, warped)])
+        means = means if self.steady is None else self.steady(means)
+        return means[0] / means[1]
 
     def convolve(
         self, source: Tensor, offset: Tensor, mask: Tensor, corner: tuple[int, int] = (0, 0)

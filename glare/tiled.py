@@ -274,7 +274,8 @@ class _Tiles:
         normalised = self.norm(attention.norm, x)
         if attention.grid is None:
             return x.add_(_in_windows(attention, normalised(x), self.tile // 4))
-        context = normalised(attention.pooled(x))  # the mean of normalised pixels is the normalised mean
+        # The mean of normalised pixels is the normalised mean.
+        context = attention.steadied(normalised(attention.pooled(x)))
         return self.run(lambda x: x + attention.attend(normalised(x), context), x, reach=0, into=x)
 
     def warped(self, warp: Warp, code: Tensor, h: Tensor) -> Tensor:
@@ -310,7 +311,7 @@ class _Tiles:
         )
         mean = total / count
         var = squares / count - mean.square()
-        mean, var = mean.to(norm.weight.dtype), var.to(norm.weight.dtype)
+        mean, var = (of_channels.to(norm.weight.dtype) for of_channels in norm.steadied(mean, var))
         return lambda x: F.batch_norm(x, mean, var, norm.weight, norm.bias, eps=norm.eps)
 
     def run(

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glare import GLARE, GLAREEnhance
+from glare.config import GLAREConfig
+from glare.layers import Norm, RunningMean
+from glare.steady import Steady
+
+FPS = 25
+#: With every part that looks at the whole picture.
+FOLDED_AND_POOLED = dataclasses.replace(
+    GLAREConfig.preset("tiny"), channels=8, norm_groups=4, attention_grid=4, codes=32, flow_hidden=8
+)
+
+
+def scene(frames: int, height: int = 96, width: int = 160, seed: int = 0) -> Tensor:
+    """A dark scene from a camera that stands still: smooth shapes, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    shapes = 14 + 8 * torch.sin(rows / 9) * torch.cos(columns / 13) + 6 * (columns > width // 2)
+    colour = torch.tensor([1.0, 0.9, 0.75])[:, None, None] * shapes
+    noise = 2.0 * torch.randn(frames, 3, height, width, generator=generator)
+    # The quarter that is looked at is the same in every frame: what changes there is tone alone.
+    noise[..., height // 2 :, width // 2 :] = noise[:1, ..., height // 2 :, width // 2 :]
+    return (colour + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def with_lamp(frames: Tensor, lit: list[bool]) -> Tensor:
+    """The same with a lamp of 2 % of the picture in its upper left corner."""
+    frames = frames.clone()
+    height, width = frames.shape[2:]
+    frames[torch.tensor(lit), :, : height // 5, : width // 10] = 230
+    return frames
+
+
+def unlit_levels(frames: Tensor) -> Tensor:
+    """The mean level of the quarter that is farthest from the lamp, of each frame."""
+    height, width = frames.shape[2:]
+    return frames[..., height // 2 :, width // 2 :].float().mean((1, 2, 3))
+
+
+def flicker(frames: Tensor) -> float:
+    return float(unlit_levels(frames).diff().abs().mean())
+
+
+def times(frames: Tensor) -> list[float]:
+    return [number / FPS for number in range(len(frames))]
+
+
+class TestFlicker:
+    """With the weights that come with the package."""
+
+    @pytest.fixture(scope="class")
+    def enhance(self) -> GLAREEnhance:
+        return GLAREEnhance("glare-tiny", device="cpu")
+
+    def test_noise(self, enhance: GLAREEnhance) -> None:
+        frames = scene(18)
+        alone, steady = enhance(frames), Steady(enhance)(frames, times(frames))
+        assert flicker(steady) < flicker(alone) / 3
+
+    def test_a_lamp_that_blinks(self, enhance: GLAREEnhance) -> None:
+        frames = with_lamp(scene(18), [number // 3 % 2 == 1 for number in range(18)])
+        alone, steady = enhance(frames), Steady(enhance)(frames, times(frames))
+        assert flicker(alone) > 1.0  # it is worth the trouble
+        assert flicker(steady) < flicker(alone) / 3
+
+    def test_a_lamp_that_stays_on_is_got_used_to(self, enhance: GLAREEnhance) -> None:
+        frames = with_lamp(scene(45, 64, 96), [number >= 5 for number in range(45)])
+        alone, steady = (unlit_levels(f) for f in (enhance(frames), Steady(enhance)(frames, times(frames))))
+        jump = abs(float(alone[5] - alone[4]))
+        assert float(steady.diff().abs().max()) < jump / 3
+        assert abs(float(steady[-1] - alone[-1])) < 0.1 * jump + 0.5  # 1.6 seconds later
+
+    def test_no_ghost(self, enhance: GLAREEnhance) -> None:
+        """A pan: what differs from frames enhanced alone is a smooth tone, no picture of an earlier frame."""
+        wide = scene(1, 96, 400)[0]
+        frames = torch.stack([wide[..., 16 * number : 16 * number + 160] for number in range(10)])
+        alone, steady = enhance(frames).float(), Steady(enhance)(frames, times(frames)).float()
+        difference = steady - alone
+        sharp = difference - F.avg_pool2d(difference, 9, 1, 4, count_include_pad=False)
+        assert float(sharp.square().mean().sqrt()) < 1.0  # of 255 levels
+
+
+class TestSteady:
+    """With a network of any weights."""
+
+    @pytest.fixture
+    def enhance(self, model: GLARE) -> GLAREEnhance:
+        return GLAREEnhance(model)
+
+    def test_a_video_begins_with_the_frame_alone(self, enhance: GLAREEnhance) -> None:
+        frames, steady = scene(3, 24, 32), Steady(enhance)
+        for _ in range(2):  # the second time it begins again, as time goes back
+            result = steady(frames, times(frames))
+            assert (result[0].int() - enhance(frames[:1])[0].int()).abs().max() <= 1
+            assert not torch.equal(result[2], enhance(frames[2:])[0])
+        steady.reset()
+        result = steady(frames[2:], [1.0])
+        assert (result[0].int() - enhance(frames[2:])[0].int()).abs().max() <= 1
+
+    def test_a_cut(self, enhance: GLAREEnhance) -> None:
+        frames = torch.cat((scene(3, 24, 32), scene(3, 24, 32, seed=1).flip(3).add(60)))
+        result = Steady(enhance)(frames, times(frames))
+        assert (result[3].int() - enhance(frames[3:4])[0].int()).abs().max() <= 1
+
+    def test_in_pieces_as_in_one(self, enhance: GLAREEnhance) -> None:
+        frames, steady = scene(4, 24, 32), Steady(enhance)
+        pieces = [steady(frames[:1], [0.0]), steady(frames[1:], times(frames)[1:])]
+        assert torch.equal(torch.cat(pieces), Steady(enhance)(frames, times(frames)))
+
+    def test_no_frame_for_long_is_a_new_beginning(self, enhance: GLAREEnhance) -> None:
+        frames = scene(2, 24, 32)
+        result = Steady(enhance)(frames, [0.0, 3600.0])
+        assert (result[1].int() - enhance(frames[1:])[0].int()).abs().max() <= 1
+
+    def test_in_tiles_as_whole(self) -> None:
+        torch.manual_seed(0)
+        model = GLARE(FOLDED_AND_POOLED)
+        frames = with_lamp(scene(4, 96, 160), [False, True, False, True])
+        whole, tiled = (Steady(GLAREEnhance(model, tile=tile))(frames, times(frames)) for tile in (None, 64))
+        assert (whole.int() - tiled.int()).abs().max() <= 2
+
+    def test_the_enhancer_stays_as_it_was(self, enhance: GLAREEnhance) -> None:
+        frames = scene(2, 24, 32)
+        before = enhance(frames)
+        Steady(enhance)(frames, times(frames))
+        assert torch.equal(enhance(frames), before)
+
+    def test_seconds_are_positive(self, enhance: GLAREEnhance) -> None:
+        with pytest.raises(ValueError, match="`seconds` to be positive but got 0"):
+            Steady(enhance, 0.0)
+
+
+def test_a_norm_of_steadied_statistics_is_group_norm() -> None:
+    """Where nothing is remembered yet."""
+    torch.manual_seed(0)
+    norm = Norm(4, 8)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = 3.0 + 2.0 * torch.randn(1, 8, 12, 10)
+    expected = norm(x)
+    norm.steady = RunningMean()
+    torch.testing.assert_close(norm(x), expected)
+    norm.steady.share = 0.25
+    mean, var = x.reshape(1, 4, -1).mean(2), x.reshape(1, 4, -1).var(2, correction=0)
+    norm(2.0 * x)
+    of_mean = 0.75 * mean + 0.25 * 2.0 * mean
+    of_log = 0.75 * torch.log(var) + 0.25 * torch.log(4.0 * var)
+    torch.testing.assert_close(norm.steady.value, torch.cat((of_mean, of_log)), atol=1e-4, rtol=1e-4)
