@@ -36,16 +36,9 @@ from glare.reading import (
     left_alongside,
     open_image,
 )
-
-#: Suffixes of videos, and what the container is called.
-VIDEOS = {
-    ".avi": "avi",
-    ".m4v": "mp4",
-    ".mkv": "matroska",
-    ".mov": "mov",
-    ".mp4": "mp4",
-    ".webm": "webm",
-}
+from glare.steady import Steady
+from glare.transform import GLAREEnhance
+from glare.video import CONTAINERS, OF_WINDOWS, OTHERWISE, VIDEOS, EnhanceFrames, enhance_video, is_whole
 
 Job: TypeAlias = tuple[Path, Path]
 """Which file becomes which."""
@@ -54,7 +47,7 @@ Enhance: TypeAlias = Callable[[Tensor], Tensor]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_READ = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS.keys()
+_READ = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS
 _THREADS = 2  # that read, and as many that write: either takes far less than the network
 # Ways to pack a TIFF of grey or colour; the others lose something, or take black and white alone.
 _LOSSLESS = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"}
@@ -78,10 +71,17 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
         target = output / _written_as(source).name if output.is_dir() or not output.suffix else output
-        suffixes = VIDEOS.keys() if source.suffix.lower() in VIDEOS else IMAGE_SUFFIXES
+        images = IMAGE_SUFFIXES | RAW_SUFFIXES
+        suffixes = IMAGE_SUFFIXES if source.suffix.lower() in images else CONTAINERS.keys()
         if target.suffix.lower() not in suffixes:
+            unknown = source.suffix.lower() not in _READ
             raise ValueError(
-                f"Expected OUT to be a folder or to end in one of {', '.join(sorted(suffixes))} but got {target}."
+                (
+                    f"Expected an image or a video but got {source}. If it is a video all the same: "
+                    if unknown
+                    else ""
+                )
+                + f"Expected OUT to be a folder or to end in one of {', '.join(sorted(suffixes))} but got {target}."
             )
         if target.exists() and target.samefile(source):
             raise ValueError(f"Expected OUT to be another file than IN but both are {source}.")
@@ -95,14 +95,19 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
-    if output.suffix.lower() in IMAGE_SUFFIXES | VIDEOS.keys() and not output.is_dir():
+    if output.suffix.lower() in IMAGE_SUFFIXES | CONTAINERS.keys() and not output.is_dir():
         raise ValueError(f"Expected OUT to be a folder, as IN is more than one file, but got {output}.")
     return [(source, target) for target, source in jobs.items()]
 
 
 def _written_as(source: Path) -> Path:
-    """The name of what a file becomes: its own, but no raw file is written."""
-    return source.with_suffix(".png") if source.suffix.lower() in RAW_SUFFIXES else source
+    """The name of what a file becomes: its own where files of its kind are written."""
+    suffix = source.suffix.lower()
+    if suffix in RAW_SUFFIXES:
+        return source.with_suffix(".png")
+    if suffix not in VIDEOS or suffix in CONTAINERS:
+        return source
+    return source.with_suffix(OF_WINDOWS.get(suffix, OTHERWISE))
 
 
 def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
@@ -139,17 +144,20 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
 
 
 def enhance_files(
-    enhance: Enhance, jobs: Sequence[Job], *, batch: int = 1, resume: bool = False
+    enhance: Enhance, jobs: Sequence[Job], *, batch: int = 1, resume: bool = False, steady: bool = True
 ) -> list[str]:
     """Enhance files; a bad one stops nothing, and nothing is left half written.
 
-    Images keep their EXIF data and colour profile; videos their size, time stamps and sound. Under
-    ``accelerate launch`` or ``torchrun`` every process calls this with the same jobs and does its share.
+    Images keep their EXIF data and colour profile; videos keep what `enhance_video` names, and what they do not keep
+    is told on stderr. Under ``accelerate launch`` or ``torchrun`` every process calls this with the same jobs and does
+    its share.
 
     Args:
         enhance: the transform, such as `GLAREEnhance`.
         jobs: which file becomes which, see `find_jobs`; folders are made.
         batch: images of the same size, or frames, that go through the network together.
+        steady: let videos not flicker, see `Steady`, where ``enhance`` is a `GLAREEnhance`; otherwise each frame is
+            enhanced as the image that it is.
         resume: leave alone what is there already and whole: an image that can be read and has the size of its
             source, a video with as many frames.
 
@@ -173,13 +181,14 @@ def enhance_files(
                 failed[source] = f"{source}: {error}"
             bar.update()
 
-        images = [job for job in share if job[0].suffix.lower() not in VIDEOS]
+        images = [job for job in share if job[1].suffix.lower() in IMAGE_SUFFIXES]
         _enhance_images(enhance, images, batch, resume, done)
         for source, target in share:
-            if source.suffix.lower() in VIDEOS:
+            if target.suffix.lower() in CONTAINERS:
                 try:
-                    if not (resume and _is_whole_video(source, target)):
-                        _enhance_video(enhance, source, target, batch, quiet=rank > 0)
+                    if not (resume and is_whole(source, target)):
+                        frames = _of_frames(enhance, steady)
+                        _enhance_video(frames, source, target, batch, quiet=rank > 0)
                     done(source)
                 except _UNREADABLE as error:
                     done(source, error)
@@ -344,106 +353,20 @@ def _is_whole_image(path: Path, size: tuple[int, int] | None = None) -> bool:
         return False
 
 
-def _av() -> Any:
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Videos need PyAV: pip install 'glare-torch[video]'.", name=error.name
-        ) from error
-    return av
+def _of_frames(enhance: Enhance, steady: bool) -> EnhanceFrames:
+    """What enhances one video."""
+    if steady and isinstance(enhance, GLAREEnhance):
+        return Steady(enhance)
+    return lambda frames, _: enhance(frames)
 
 
-def _enhance_video(enhance: Enhance, source: Path, target: Path, batch: int, quiet: bool) -> None:
-    """Enhance the frames of a video; their time stamps and the sound are copied, anything else is left out."""
-    av = _av()
-    try:
-        with (
-            whole_file(target) as path,
-            av.open(str(source)) as film,
-            av.open(str(path), "w", format=VIDEOS[target.suffix.lower()]) as copy,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(1) as writer,
-            tqdm(unit="frame", leave=False, disable=True if quiet else None) as bar,
-        ):
-            if not film.streams.video:
-                raise ValueError("there is no video in it")
-            video = film.streams.video[0]
-            bar.total = video.frames or None
-            stream = copy.add_stream(copy.default_video_codec, rate=video.average_rate)
-            stream.width, stream.height, stream.time_base = video.width, video.height, video.time_base
-            # Colour at half the resolution, as everywhere, takes even sides.
-            odd = video.width % 2 or video.height % 2
-            stream.pix_fmt = "yuv444p" if odd else "yuv420p"
-            stream.options = {"crf": "18"} if stream.codec.name in ("libx264", "libvpx-vp9") else {}
-            for name in ("color_primaries", "color_trc", "colorspace"):
-                setattr(stream.codec_context, name, getattr(video.codec_context, name))
-            sound = {audio.index: copy.add_stream_from_template(audio) for audio in film.streams.audio}
-            chunks = _chunks(film, video, batch)
-
-            def write(frames: list[Any], packets: list[Any], images: Tensor) -> None:
-                for frame, pixels in zip(frames, images, strict=True):
-                    if frame.rotation and not stream.is_open:  # as a telephone was held
-                        stream.set_display_rotation(frame.rotation)
-                    made = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), "rgb24")
-                    made = made.reformat(format=stream.pix_fmt, dst_colorspace=frame.colorspace)
-                    made.pts, made.time_base = frame.pts, frame.time_base
-                    copy.mux(stream.encode(made))
-                for packet in packets:
-                    packet.stream = sound[packet.stream.index]
-                    copy.mux(packet)
-
-            written: deque[Future[None]] = deque()
-            for _, future in _ahead(reader, lambda _: next(chunks, None), itertools.count(), 1):
-                chunk = future.result()
-                if chunk is None:
-                    break
-                frames, packets, pixels = chunk
-                images = enhance(pixels) if frames else pixels
-                written.append(writer.submit(write, frames, packets, images))
-                if len(written) > 1:
-                    written.popleft().result()
-                bar.update(len(frames))
-            while written:
-                written.popleft().result()
-            copy.mux(stream.encode(None))
-    except av.FFmpegError as error:
-        raise ValueError(str(error)) from error
-
-
-def _chunks(film: Any, video: Any, batch: int) -> Iterator[tuple[list[Any], list[Any], Tensor]]:
-    """Up to ``batch`` frames, the packets of sound met on the way, and the frames as (N,3,H,W) uint8."""
-    frames: list[Any] = []
-    packets: list[Any] = []
-
-    def chunk() -> tuple[list[Any], list[Any], Tensor]:
-        size = {"width": video.width, "height": video.height}
-        images = [torch.from_numpy(frame.to_ndarray(**size, format="rgb24")) for frame in frames]
-        pixels = torch.stack(images).permute(0, 3, 1, 2) if images else torch.empty(0, 3, 0, 0)
-        return frames, packets, pixels
-
-    for packet in film.demux(video, *film.streams.audio):
-        if packet.stream.type == "audio":
-            if packet.dts is not None:  # the last one is empty
-                packets.append(packet)
-            continue
-        for frame in packet.decode():
-            frames.append(frame)
-            if len(frames) == batch:
-                yield chunk()
-                frames, packets = [], []
-    yield chunk()
-
-
-def _is_whole_video(source: Path, target: Path) -> bool:
-    return target.is_file() and 0 < _frames(target) == _frames(source)
-
-
-def _frames(path: Path) -> int:
-    """How many frames a video has, counted without decoding; 0 if it cannot be read."""
-    av = _av()
-    try:
-        with av.open(str(path)) as film:
-            return sum(packet.size > 0 for packet in film.demux(video=0))
-    except av.FFmpegError:
-        return 0
+def _enhance_video(enhance: EnhanceFrames, source: Path, target: Path, batch: int, quiet: bool) -> None:
+    """Enhance a video and tell what is other in the result; what could be read of a damaged one is kept."""
+    with whole_file(target) as path:
+        report = enhance_video(
+            enhance, source, path, CONTAINERS[target.suffix.lower()], batch=batch, quiet=quiet
+        )
+    for note in report.notes:
+        tqdm.write(f"{source}: {note}", file=sys.stderr)
+    if report.faults:
+        raise ValueError(f"{'; '.join(report.faults)}. The rest is in {target}")

@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
     enhance.add_argument("--batch", type=int, default=1, help="images of a size at once (%(default)s)")
     enhance.add_argument("--resume", action="store_true", help="leave what is there already and whole")
+    enhance.add_argument("--scale", type=float, default=1.0, help="0.5: thrice as fast; %(default)s")
+    enhance.add_argument("--no-steady", action="store_true", help="videos: each frame as an image of its own")
     add_dtype(enhance, ("float32", "bfloat16"), "what the network computes in", formerly="--bf16")
     enhance.add_argument("--tile", type=_tile, default="auto", help="auto, none or pixels (%(default)s)")
     device = "cpu"
@@ -118,8 +120,9 @@ def run_enhance(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=getattr(torch, args.dtype),
         tile=args.tile,
+        scale=args.scale,
     )
-    failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume)
+    failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume, steady=not args.no_steady)
     if failed and int(os.environ.get("RANK", 0)) == 0:
         lines = (f"  {line}" for line in failed)
         print(f"{len(failed)} of {len(jobs)} images failed:", *lines, sep="\n", file=sys.stderr)
