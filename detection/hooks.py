@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from detection.detectors.ultralytics import YOLO  # first: it keeps ultralytics 
 from detection.timing import free_threads, threads
 from glare import GLAREEnhance
 from glare import weights as glare_weights
+from glare.steady import Steady
 
 # isort: split
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
@@ -37,24 +39,47 @@ class _InFront:
     """The callback that hands a predictor enhanced images in the place of those it has loaded."""
 
     def __init__(self, enhance: GLAREEnhance) -> None:
+        self.plain = enhance
         self.enhance = with_all_cores(enhance)
+        self.films: dict[str, Callable[..., Any]] = {}  # of each video, or stream, that is running
 
     def __call__(self, predictor: Any) -> None:
         paths, images, log = predictor.batch
+        times = _times(predictor.dataset, len(images))
         if isinstance(images, torch.Tensor):  # RGB already, in [0,1]
             enhanced = self.enhance(images)
-        else:
+        elif times is None:
             enhanced = [np.ascontiguousarray(self.enhance(image[..., ::-1])[..., ::-1]) for image in images]
+        else:
+            self.films = {path: self._film(path) for path in dict.fromkeys(map(str, paths))}
+            enhanced = []
+            for path, image, time in zip(paths, images, times, strict=True):
+                frame = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)[None]
+                result = self.films[str(path)](frame, [time])[0].permute(1, 2, 0).numpy()
+                enhanced.append(np.ascontiguousarray(result[..., ::-1]))
         predictor.batch = paths, enhanced, log
 
+    def _film(self, path: str) -> Callable[..., Any]:
+        return self.films.get(path) or with_all_cores(Steady(self.plain))
 
-def with_all_cores(enhance: GLAREEnhance) -> Callable[[Any], Any]:
+
+def _times(dataset: Any, count: int) -> list[float] | None:
+    """Return when the last ``count`` frames of a video were seen, in seconds; None for images."""
+    if dataset.mode == "stream":  # of a camera, or several, now
+        return [monotonic()] * count
+    if dataset.mode != "video":
+        return None
+    rate = dataset.fps / dataset.vid_stride if dataset.fps > 0 else 30.0
+    return [(dataset.frame - count + 1 + number) / rate for number in range(count)]
+
+
+def with_all_cores(enhance: Callable[..., Any]) -> Callable[..., Any]:
     """Return the enhancer with the threads that torch had before ultralytics took some: see `detection.timing`."""
     number = free_threads(NUM_THREADS)
 
-    def enhanced(image: Any) -> Any:
+    def enhanced(*inputs: Any) -> Any:
         with threads(number):
-            return enhance(image)
+            return enhance(*inputs)
 
     return enhanced
 
@@ -62,6 +87,7 @@ def with_all_cores(enhance: GLAREEnhance) -> Callable[[Any], Any]:
 def put_in_front(yolo: YOLO, enhance: GLAREEnhance) -> None:
     """Let a YOLO see every image of ``predict`` and ``track`` enhanced, at the image's own size.
 
+    Frames of a video or a camera are steadied, each of its own, see `glare.steady.Steady`.
     ``results.orig_img`` is then the enhanced image; boxes are in its pixels, which are those of the image that
     came. An enhancer that was put in front before is replaced. ``val`` and ``train`` offer no such callback:
     see `validator_behind` and `trainer_behind`.

@@ -29,6 +29,7 @@ from detection.hooks import (
     with_all_cores,
 )
 from glare import GLARE, GLAREEnhance
+from glare.steady import Steady
 
 WIDTH, HEIGHT = 96, 64
 Network = dict[str, Tensor]
@@ -481,3 +482,52 @@ class TestFeatures:
         assert images.grad is not None
         assert images.grad.isfinite().all()
         assert images.grad.abs().max() > 0
+
+
+class TestVideo:
+    @pytest.fixture(scope="class")
+    def enhance(self) -> GLAREEnhance:
+        return GLAREEnhance("glare-tiny", device="cpu")
+
+    @pytest.fixture
+    def clip(self, dark: list[Pixels], tmp_path: Path) -> Path:
+        """Six frames of a photograph, in which a lamp blinks, 25 a second."""
+        av = pytest.importorskip("av")
+        path = tmp_path / "clip.mp4"
+        with av.open(str(path), "w") as file:
+            video = file.add_stream("libx264", rate=25, options={"crf": "4"})
+            video.width, video.height = WIDTH, HEIGHT
+            for number in range(6):
+                pixels = dark[0].copy()
+                pixels[:12, :16] = 255 * (number % 2)
+                file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            file.mux(video.encode(None))
+        return path
+
+    @pytest.mark.parametrize("batch", [1, 4])
+    def test_frames_are_steadied(self, enhance: GLAREEnhance, clip: Path, batch: int) -> None:
+        frames = [result.orig_img for result in detector().predict(clip, stream=True, verbose=False)]
+        yolo = detector()
+        put_in_front(yolo, enhance)
+        for _ in range(2):  # the second time it begins anew
+            seen = [result.orig_img for result in yolo.predict(clip, stream=True, verbose=False, batch=batch)]
+            rgb = torch.stack([torch.from_numpy(bgr(frame)).permute(2, 0, 1) for frame in frames])
+            expected = with_all_cores(Steady(enhance))(rgb, [number / 25 for number in range(6)])
+            for one, other in zip(seen, expected.permute(0, 2, 3, 1).numpy(), strict=True):
+                assert np.abs(bgr(one).astype(int) - other).max() <= 1
+        still = [enhance(bgr(frame)) for frame in frames]
+        corner = np.s_[HEIGHT // 2 :, WIDTH // 2 :]
+        flicker = [
+            np.abs(np.diff([image[corner].mean() for image in images])).mean() for images in (seen, still)
+        ]
+        assert flicker[0] < flicker[1] / 3
+
+    def test_tracks(self, enhance: GLAREEnhance, clip: Path, tmp_path: Path) -> None:
+        pytest.importorskip("lap", reason="ultralytics assigns tracks with lap, which is not installed")
+        yolo = detector()
+        put_in_front(yolo, enhance)
+        results = yolo.track(
+            clip, stream=True, save=True, project=str(tmp_path), name="night", conf=0.01, verbose=False
+        )
+        assert any(result.boxes.is_track for result in results)
+        assert list((tmp_path / "night").iterdir())
