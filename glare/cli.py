@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
     enhance.add_argument("--batch", type=int, default=1, help="images of a size at once (%(default)s)")
     enhance.add_argument("--resume", action="store_true", help="leave what is there already and whole")
-    enhance.add_argument("--scale", type=float, default=1.0, help="0.5: thrice as fast; %(default)s")
+    enhance.add_argument(
+        "--scale", type=float, default=1.0, help="share of the size that the network sees (%(default)s)"
+    )
     enhance.add_argument("--no-steady", action="store_true", help="videos: each frame as an image of its own")
     add_dtype(enhance, ("float32", "bfloat16"), "what the network computes in", formerly="--bf16")
     enhance.add_argument("--tile", type=_tile, default="auto", help="auto, none or pixels (%(default)s)")

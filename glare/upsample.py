@@ -1,4 +1,4 @@
-"""The network at a part of the size, its gain map at the whole: a fourth of the time at half the size.
+"""The network at a part of the size, its gain map at the whole: a fourth of the pixels at half the size.
 
 As in a guided filter (He, Sun and Tang, "Guided Image Filtering", 2013; "Fast Guided Filter", 2015) a line is fitted
 around each pixel of the small image, from its luma to the result. Its slope is the gain of detail there: what the
