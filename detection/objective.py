@@ -1,7 +1,7 @@
-"""The loss of a detector as an objective of training: what is restored is to be found by a frozen YOLO.
+"""Loss of a detector as an objective of training: a frozen YOLO has to find the objects in restored images.
 
-A feature loss (`detection.hooks.features`) keeps what a detector looks at; this one asks for the boxes themselves, on
-photographs whose labels are known.
+A feature loss (`detection.hooks.features`) keeps the features that a detector looks at; the loss in this module asks
+for the boxes themselves, on labelled photographs.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from detection.data.core import Dataset, Sample
 from detection.detectors.ultralytics import training_loss
 from glare.data.camera import random_night
 
-#: Side of a window in pixels, a multiple of 32, and windows of a call: what a step of 8 crops of 128×128 holds.
+#: Side of a window in pixels, a multiple of 32, and windows per call: as many pixels as 8 crops of 128×128.
 SIDE, WINDOWS = 256, 2
-#: A box counts of which so much of the area lies in the window.
+#: Share of a box's area that has to lie in the window for the box to count.
 VISIBLE = 0.4
 
 
 class DetectionLoss:
-    """The loss that a YOLO is trained by, of windows of labelled photographs that were darkened and restored.
+    """Training loss of a YOLO on windows of labelled photographs that are darkened and restored.
 
-    An objective of stage III, ``glare train fusion --objective detection.objective:of:yolo26n.pt=photographs``. The
-    detector stays as it is. Windows, nights and flips come from torch's global random numbers, so that a training that
-    was killed goes on with the same ones.
+    The loss is an objective of stage III, ``glare train fusion --objective
+    detection.objective:of:yolo26n.pt=photographs``. The detector is not trained. Windows, nights and flips come from
+    torch's global random numbers, so that a training that was killed goes on with the same numbers.
 
     Args:
         loss: images (B,3,H,W) in [0,1], classes and boxes -> a scalar, see
             `detection.detectors.ultralytics.training_loss`.
         names: the detector's classes.
-        dataset: labelled photographs by day, of which no other measure is taken.
+        dataset: labelled photographs by day, which no evaluation may use.
 
     Raises:
         ValueError: if the detector knows no class of the set.
@@ -55,14 +55,14 @@ class DetectionLoss:
             )
 
     def __call__(self, restore: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the loss behind ``restore``, from dark images (B,3,H,W) in [0,1] to restored ones; a scalar."""
+        """Return the loss, a scalar, of ``restore``, a function from dark to restored images (B,3,H,W) in [0,1]."""
         windows = [self.window(self.samples[_draw(len(self.samples))]) for _ in range(WINDOWS)]
         images, classes, boxes = zip(*windows, strict=True)
         low = torch.stack([random_night(image) for image in images])
         return self.loss(restore(low), list(classes), list(boxes))
 
     def window(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a window (3,SIDE,SIDE) in [0,1] around a labelled box, with what lies in it.
+        """Cut a window (3,SIDE,SIDE) in [0,1] around a labelled box, with all boxes in the window.
 
         Returns:
             The window, the detector's numbers of the classes (N,), and the boxes (N,4): x1, y1, x2, y2 in pixels.
@@ -89,9 +89,9 @@ class DetectionLoss:
 
 
 def of(argument: str) -> DetectionLoss:
-    """Build a `DetectionLoss` from ``CHECKPOINT=DATA``: a YOLO's ``.pt``, and what `detection.read_dataset` reads.
+    """Build a `DetectionLoss` from ``CHECKPOINT=DATA``: a YOLO's ``.pt``, and a set for `detection.read_dataset`.
 
-    A ``.pt`` is a pickle: name only what you trust.
+    A ``.pt`` is a pickle: name only files that you trust.
 
     Raises:
         ValueError: if the argument is of another form.
@@ -108,13 +108,13 @@ def _draw(count: int) -> int:
 
 
 def _around(centre: float, size: int) -> int:
-    """Draw the first position of a window that holds a position of an axis."""
+    """Draw the start of a window, on one axis, that holds ``centre``."""
     first = round(centre - SIDE * float(torch.rand(())))
     return min(max(first, 0), size - SIDE)
 
 
 def _cut(boxes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Cut boxes at the window's border; return those of which enough is left, and which these are."""
+    """Cut boxes at the window's border; return the boxes of which enough is left, and the mask (N,) of these boxes."""
     cut = boxes.clip(0, SIDE)
     areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (cut, boxes)]
     inside = areas[0] >= VISIBLE * areas[1]

@@ -1,4 +1,4 @@
-"""Files found and read: which are images, how any of them becomes 8 bits, and texts, whatever they are written in."""
+"""Search and reading of files: images, which become 8 bits a channel, and texts in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from glare.files import IMAGE_SUFFIXES
 RAW_SUFFIXES = frozenset(
     {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 )
-"""Endings, in lower case, of cameras' raw files, which `develop` reads; Pillow would read a preview in them."""
+"""Endings, in lower case, of cameras' raw files, which `develop` reads; Pillow would read a preview in the file."""
 
 _ORIENTATION = 0x0112  # EXIF
-# TIFF's tags of a raw file: it has a version of Adobe's DNG, or its first picture is a smaller one of another.
+# TIFF tags that mark a raw file: the version of Adobe's DNG, or a first picture that is a smaller copy of another.
 _DNG_VERSION, _SUBFILE = 50706, 254
 _ALONGSIDE = "._"
-#: How far a float may lie outside [0,1]: a bicubic resize overshoots by less.
+#: Tolerated distance of a float from [0,1]; a bicubic resize overshoots by less.
 _OVERSHOOT = 0.1
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file tells before its pixels are decoded.
+    """Properties of an image file that are known before the pixels are decoded.
 
     Attributes:
-        size: (width, height) of the stored pixels; of a TIFF, which Pillow turns when it reads it, of the upright ones.
-        orientation: EXIF's, 1 to 8; 1 is upright.
-        depth: what `eight_bits` makes less of, such as ``16 bits``; empty where there is nothing to lose.
+        size: (width, height) of the stored pixels; for a TIFF, which Pillow turns on reading, of the upright pixels.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        depth: the depth that `eight_bits` reduces, such as ``16 bits``; empty where nothing is lost.
     """
 
     size: tuple[int, int]
@@ -45,15 +45,15 @@ class Header:
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(width, height) of the picture as it is to be looked at."""
+        """Size (width, height) of the upright picture."""
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
 def find_files(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Return the files below a folder that have one of some endings, sorted; empty if there is no such folder.
+    """Return the files below a folder that have one of some endings, sorted; an empty list if there is no folder.
 
-    Linked folders are followed, but not into a folder that they lie in. ``._*``, which macOS leaves on other systems'
-    disks beside each file, is passed over: see `left_alongside`.
+    Links to folders are followed, except links to a folder around the link. Files ``._*``, which macOS leaves beside
+    each file on other systems' disks, are skipped: see `left_alongside`.
     """
     wanted = {suffix.lower() for suffix in suffixes}
     return sorted(
@@ -64,7 +64,7 @@ def find_files(folder: str | Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -
 
 
 def left_alongside(folder: str | Path) -> list[str]:
-    """Return a line on the files ``._*`` below a folder, or no line where there is none."""
+    """Return a line on the files ``._*`` below a folder, or an empty list if there are no such files."""
     found = sorted(file for file in _walk(Path(folder), ()) if file.name.startswith(_ALONGSIDE))
     if not found:
         return []
@@ -74,7 +74,7 @@ def left_alongside(folder: str | Path) -> list[str]:
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """The files below a folder; ``above`` are the real places of the folders that it lies in."""
+    """Yield the files below a folder; ``above`` holds the real paths of the folders around it."""
     place = os.path.realpath(folder)
     if place in above or not folder.is_dir():
         return
@@ -86,23 +86,23 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def open_image(path: str | Path) -> PIL.Image.Image:
-    """Open an image with Pillow; nothing but its header is read.
+    """Open an image with Pillow, which reads nothing but the header.
 
     Raises:
-        OSError: if the file is missing, no image, or larger than Pillow takes for an honest one.
+        OSError: if the file is missing or no image, or exceeds Pillow's limit against decompression bombs.
     """
     try:
         return PIL.Image.open(path)
     except (ModuleNotFoundError, SyntaxError) as error:
-        # Importing ultralytics replaces `PIL.Image.open`: what Pillow cannot read then asks for a plugin instead. A
-        # broken PNG ends in a SyntaxError.
+        # Importing ultralytics replaces `PIL.Image.open`: a file that Pillow cannot read then leads to the import of a
+        # plugin, which may be missing. A broken PNG ends in a SyntaxError.
         raise PIL.UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from error
     except PIL.Image.DecompressionBombError as error:
         raise OSError(str(error)) from error
 
 
 def read_header(path: str | Path) -> Header:
-    """Read what an image file tells before its pixels.
+    """Read the header of an image file, without its pixels.
 
     Raises:
         OSError: if the file is missing or no image.
@@ -110,7 +110,7 @@ def read_header(path: str | Path) -> Header:
     with open_image(path) as image:
         try:
             return header_of(image)
-        except SyntaxError as error:  # a PNG with its EXIF data behind pixels that are broken
+        except SyntaxError as error:  # a PNG with broken pixels before its EXIF data
             raise OSError(f"cannot decode {path}: {error}") from error
 
 
@@ -125,10 +125,8 @@ def header_of(image: PIL.Image.Image) -> Header:
 
 
 def _may_be_turned(image: PIL.Image.Image) -> bool:
-    """Whether it is worth asking for EXIF data, for which Pillow decodes every PNG that has none before its pixels."""
-    if (
-        image.format == "TIFF"
-    ):  # Pillow has told the upright size already, and turns the pixels when it loads them
+    """Return whether an image may have EXIF data; a PNG is searched here, as Pillow would decode the pixels first."""
+    if image.format == "TIFF":  # Pillow reports the upright size, and turns the pixels on loading
         return False
     if image.format != "PNG" or "exif" in image.info:
         return True
@@ -137,7 +135,7 @@ def _may_be_turned(image: PIL.Image.Image) -> bool:
         return False
     place = file.tell()
     try:
-        file.seek(8)  # behind the signature: parts of a length, a name, the content and a checksum
+        file.seek(8)  # chunks follow the signature: a length, a name, the content and a checksum
         while len(start := file.read(8)) == 8:
             if start[4:] == b"eXIf":
                 return True
@@ -148,13 +146,13 @@ def _may_be_turned(image: PIL.Image.Image) -> bool:
 
 
 def eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return an image in 8 bits a channel: as it is, or grey of 16 bits or of floats in [0,1] rounded to 8.
+    """Return an image in 8 bits a channel: grey of 16 bits or of floats in [0,1] is rounded, others stay.
 
-    Colour of 16 bits has lost its lower byte when Pillow hands it over, as with OpenCV and ultralytics.
+    Pillow itself drops the lower byte of colour of 16 bits, as OpenCV and ultralytics do.
 
     Raises:
-        ValueError: if it holds other numbers, of which nobody can say what is white: whole numbers of 32 bits, floats
-            outside [0,1] by more than 0.1, or such that are not finite.
+        ValueError: if the image holds numbers without a known white: whole numbers of 32 bits, floats outside [0,1] by
+            more than 0.1, or numbers that are not finite.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return PIL.Image.fromarray(np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
@@ -174,7 +172,7 @@ def eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def read_image(path: str | Path, *, upright: bool) -> NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8 RGB, the first picture where it holds several; see `eight_bits`.
+    """Read an image file, the first picture of several, as (H, W, 3) uint8 RGB; see `eight_bits`.
 
     Args:
         path: the file.
@@ -182,7 +180,7 @@ def read_image(path: str | Path, *, upright: bool) -> NDArray[np.uint8]:
 
     Raises:
         OSError: if the file is missing or cannot be decoded.
-        ValueError: if its numbers cannot become 8 bits.
+        ValueError: if the values of the image cannot be converted to 8 bits.
     """
     with open_image(path) as image:
         turned: PIL.Image.Image = image
@@ -190,13 +188,13 @@ def read_image(path: str | Path, *, upright: bool) -> NDArray[np.uint8]:
             if upright and header_of(image).orientation > 1:
                 turned = PIL.ImageOps.exif_transpose(image)
             pixels: NDArray[Any] = np.asarray(eight_bits(turned).convert("RGB"))
-        except SyntaxError as error:  # Pillow's word for a broken chunk in a PNG
+        except SyntaxError as error:  # raised by Pillow for a broken chunk of a PNG
             raise OSError(f"cannot decode {path}: {error}") from error
     return pixels
 
 
 def is_raw(image: PIL.Image.Image) -> bool:
-    """Whether what Pillow has opened is the preview in a camera's raw file, whatever that is called."""
+    """Return whether Pillow has opened the preview in a camera's raw file, whatever the file's name."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     return _DNG_VERSION in tags or bool(tags.get(_SUBFILE, 0) & 1)
 
@@ -205,7 +203,7 @@ def develop(path: str | Path) -> PIL.Image.Image:
     """Develop a camera's raw file to 8-bit RGB, upright, with the camera's white balance and without brightening.
 
     Raises:
-        ValueError: if rawpy is not there, or the file is none that it reads.
+        ValueError: if rawpy is not installed, or cannot read the file.
     """
     try:
         import rawpy
@@ -221,15 +219,15 @@ def develop(path: str | Path) -> PIL.Image.Image:
 
 
 def read_text(file: Path, errors: str = "strict") -> str:
-    """Return the text of a label file, a list or a description: UTF-8, or UTF-16 where a mark at its start says so.
+    """Return the text of a label file, a list or a description: UTF-8, or UTF-16 after a byte order mark.
 
     Args:
         file: the file.
-        errors: what to do with what is no text, as `bytes.decode` has it.
+        errors: the handling of bytes that are no text, as in `bytes.decode`.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is neither.
+        OSError: if the file cannot be read.
+        ValueError: if the file is neither UTF-8 nor UTF-16.
     """
     content = file.read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

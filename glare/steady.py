@@ -1,9 +1,10 @@
-"""Video without flicker: what the network takes from the whole picture follows a running mean over time.
+"""Video without flicker: the network's statistics of the whole picture follow a running mean over time.
 
 Every frame is enhanced alone, and the statistics of its whole picture set its tone: the mean and variance of each norm,
 the keys that attention pools, the mean to which a warp is brought. A lamp that is switched on in one corner, or noise
-alone, moves them, and with them the level of all the rest. Here they move by a share of what is new, as an eye adapts;
-what is seen at each place is that frame's own, so nothing is smeared.
+alone, changes these statistics, and with them the level of the rest of the picture. `Steady` moves the statistics by
+only a share of each change, as an eye adapts. The content of each place is that of the frame itself, so nothing is
+smeared.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from glare.image import to_float
 from glare.layers import Attention, Norm, RunningMean
 from glare.transform import GLAREEnhance
 
-#: Seconds in which a running mean comes nearer by a factor of e.
+#: Time constant in seconds: a running mean's distance to a new value falls by a factor of e in this time.
 SECONDS = 0.5
-#: Two frames belong to two scenes where a small picture of them differs by so much: the mean of |log(x + 0.02)|.
+#: Difference between small pictures of two frames that makes a cut: the mean distance of log(x + 0.02).
 CUT = 0.5
-_SIDE = 16  # of the small picture
+_SIDE = 16  # side of the small picture in pixels
 
 
 class Steady:
-    """Enhance the frames of one video after the other, without flicker.
+    """Enhance the frames of a video one after the other, without flicker.
 
-    The first frame, and the first one after a cut, is what ``enhance`` makes of it alone.
+    The first frame, and the first frame after a cut, are enhanced as ``enhance`` does a single image.
 
     Args:
-        enhance: the transform; it is not changed, and its weights are those of this moment.
+        enhance: the transform; `Steady` works on a copy, with the weights of this moment.
         seconds: the time constant of the running means.
 
     Raises:
@@ -54,7 +55,7 @@ class Steady:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen: another video begins."""
+        """Forget all earlier frames, because another video begins."""
         self._time: float | None = None
         self._small = torch.empty(0)
 
@@ -63,10 +64,10 @@ class Steady:
 
         Args:
             frames: (N,3,H,W), uint8 or float in [0,1].
-            times: when they are shown, in seconds.
+            times: the times at which the frames are shown, in seconds.
 
         Returns:
-            (N,3,H,W), as `GLAREEnhance` gives it.
+            (N,3,H,W), of the type that `GLAREEnhance` returns.
         """
         return torch.cat(
             [self._next(frame, time) for frame, time in zip(torch.split(frames, 1), times, strict=True)]
@@ -74,7 +75,7 @@ class Steady:
 
     def _next(self, frame: Tensor, time: float) -> Tensor:
         small = _small(frame)
-        share = 1.0  # where a video begins, also again, and at a cut
+        share = 1.0  # at the start of a video, also when time jumps back, and at a cut
         if self._time is not None and time >= self._time and not _is_cut(self._small, small):
             share = 1.0 - math.exp((self._time - time) / self.seconds)
         for mean in self.means:
@@ -89,7 +90,7 @@ def _is_cut(old: Tensor, new: Tensor) -> bool:
 
 
 def _small(frame: Tensor) -> Tensor:
-    """The logarithm of a frame (1,3,H,W) at a small size, in which noise is averaged out."""
+    """Return the logarithm of a frame (1,3,H,W) at a small size, at which noise is averaged out."""
     step = max(1, min(frame.shape[2:]) // (8 * _SIDE))
     pixels = to_float(frame[:, :, ::step, ::step]).mean(1, keepdim=True)
     height, width = (min(_SIDE, length) for length in pixels.shape[2:])

@@ -1,9 +1,9 @@
-"""The network at a part of the size, its gain map at the whole: a fourth of the pixels at half the size.
+"""Enhancement at a part of the size, with the detail of the whole: half the size has a quarter of the pixels.
 
-As in a guided filter (He, Sun and Tang, "Guided Image Filtering", 2013; "Fast Guided Filter", 2015) a line is fitted
-around each pixel of the small image, from its luma to the result. Its slope is the gain of detail there: what the
-large image shows beyond the small one comes back multiplied by it. Noise, which the small result does not follow,
-stays out.
+As in a guided filter (He, Sun and Tang, "Guided Image Filtering", 2013; "Fast Guided Filter", 2015) `upsample`
+fits a line around each pixel of the small image, from luma to the result. The slope of the line is the local gain of
+detail: the detail that only the large image shows is multiplied by the slope and added. Noise, which the small result
+does not follow, stays out.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Pixels of the small image to each side of one over which a line is fitted.
+#: Radius, in pixels of the small image, of the square over which a line is fitted.
 RADIUS = 2
-#: Variance of luma that counts as noise: of a hundredth of the range.
+#: Variance of luma that counts as noise: a deviation of a hundredth of the range.
 NOISE = 1e-4
 
 
 def downsample(image: Tensor, scale: float) -> Tensor:
-    """(B,3,H,W) -> the same at ``scale`` of its size, at least a pixel a side; values stay in their range."""
+    """Shrink (B,3,H,W) to ``scale`` of its size, at least a pixel a side; the values stay in their range."""
     size = [max(1, round(scale * side)) for side in image.shape[2:]]
     return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def upsample(small: Tensor, result: Tensor, image: Tensor) -> Tensor:
-    """What was made of a small image, at the size of the large one.
+    """Enlarge the result of a small image to the size of the large image.
 
     Args:
         small: (B,3,h,w) in [0,1].
-        result: what it became, (B,3,h,w).
+        result: the network's result on the small image, (B,3,h,w).
         image: the large image, (B,3,H,W) in [0,1].
 
     Returns:
-        (B,3,H,W).
+        The result at the size of the large image, (B,3,H,W).
     """
     luma = _luma(small)
     mean = _mean(luma)

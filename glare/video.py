@@ -1,6 +1,6 @@
-"""Videos: every frame enhanced; its time, its colour, the sound and the other tracks as they were.
+"""Enhancement of videos frame by frame; time, coding of colour, sound and the other tracks stay as they are.
 
-FFmpeg reads and writes, through PyAV. A thread decodes ahead and one encodes behind while the network computes.
+FFmpeg reads and writes, through PyAV. One thread decodes ahead and one encodes behind while the network computes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-#: Suffixes that can be written, and what the container is called.
+#: Suffixes that can be written, and FFmpeg's names of the containers.
 CONTAINERS = {
     ".avi": "avi",
     ".m4v": "mp4",
@@ -29,10 +29,10 @@ CONTAINERS = {
     ".mp4": "mp4",
     ".webm": "webm",
 }
-#: What a video of any other suffix becomes in a folder: QuickTime's container keeps time to the tick and takes nearly
-#: all kinds of sound; that of Windows Media fits into AVI alone.
+#: Suffix of the copy of any other video in a folder: QuickTime's container keeps time to the tick and takes nearly
+#: all kinds of sound; the sound of Windows Media fits into AVI alone.
 OTHERWISE, OF_WINDOWS = ".mov", {".asf": ".avi", ".wmv": ".avi"}
-#: Suffixes of videos in a folder. A file that is named may have any: FFmpeg looks at what is in it.
+#: Suffixes of videos in a folder. A file that is named itself may have any suffix: FFmpeg looks at the content.
 VIDEOS = CONTAINERS.keys() | {
     *(".264", ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc"),
     *(".m2t", ".m2ts", ".m2v", ".mjpeg", ".mjpg", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"),
@@ -40,29 +40,29 @@ VIDEOS = CONTAINERS.keys() | {
 }
 
 EnhanceFrames: TypeAlias = Callable[[Tensor, Sequence[float]], Tensor]
-"""(N,3,H,W) uint8 or, where a video has more than 8 bits, float in [0,1], and the frames' times in seconds -> the same
-frames, enhanced."""
+"""Function from frames (N,3,H,W), uint8 or, for a video of more than 8 bits, float in [0,1], and the frames' times in
+seconds to the enhanced frames."""
 
-# Numbers of ITU-T H.273 that a stream is tagged with: matrices, to what swscale calls them; 2 is "unknown".
+# Tags of a stream by ITU-T H.273: colour matrices, with the number that swscale gives each; 2 is "unknown".
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 _UNKNOWN, _RGB = 2, 0
 _TRANSFERS_OF_HDR = {16: "PQ", 18: "HLG"}
 _LIMITED, _FULL = 1, 2  # as FFmpeg numbers ranges; 0 is "unknown"
-# A multiple of this in 1/65536 is what a picture without rotation says of itself.
+# Display matrix of a picture without rotation, in FFmpeg's fixed-point numbers.
 _UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-# Of one file's tags, those that speak of how it was written.
+# Tags of a file that describe how the file was written.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-# Codecs with packets that show nothing, so that packets do not count frames.
+# Codecs with packets that show no frame, so that the number of packets is not the number of frames.
 _HIDDEN_FRAMES = {"vp8"}
 
 
 @dataclass
 class Report:
-    """What became of a video.
+    """Report on an enhanced video.
 
     Attributes:
-        notes: what the result holds in another way than the source, or not at all.
-        faults: what of the source could not be read.
+        notes: properties of the source that the result holds in another way, or not at all.
+        faults: parts of the source that could not be read.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -75,21 +75,21 @@ def enhance_video(
     """Enhance the frames of a video.
 
     Time stamps, durations, pixel aspect, rotation, range and matrix of the colours, sound, subtitles, chapters,
-    languages and default flags of the tracks stay; what the container cannot hold of them, the report tells. Frames
+    languages and default flags of the tracks stay; the report names properties that the container cannot hold. Frames
     of more than 8 bits are enhanced as floats and stored with 10.
 
     Args:
         enhance: the transform.
-        source: whatever FFmpeg reads.
+        source: a file that FFmpeg reads.
         target: the file to write.
         container: one of the values of `CONTAINERS`.
-        batch: frames that are enhanced together.
-        quiet: show no bar of progress.
+        batch: how many frames are enhanced together.
+        quiet: whether to show no progress bar.
 
     Raises:
-        ModuleNotFoundError: without PyAV.
-        ValueError: if nothing can be read, there is no video in it, it is of a kind that would be spoilt, or the
-            container cannot hold its sound.
+        ModuleNotFoundError: if PyAV is not installed.
+        ValueError: if the source cannot be read, holds no video or a kind of video that would be spoilt, or has sound
+            that the container cannot hold.
     """
     av = import_av()
     report = Report()
@@ -129,13 +129,13 @@ def enhance_video(
 
 
 def is_whole(source: Path, target: Path) -> bool:
-    """Whether a video is there with as many frames as its source has, which is not cut; counted without decoding."""
+    """Return whether ``target`` has as many frames as ``source`` and neither is cut; nothing is decoded."""
     wanted, present = _scan(source), _scan(target)
     return wanted is not None and present is not None and 0 < wanted == present
 
 
 def import_av() -> Any:
-    """PyAV, or an error that tells how to get it."""
+    """Import PyAV, or raise a ModuleNotFoundError that tells how to install PyAV."""
     try:
         import av
     except ModuleNotFoundError as error:
@@ -154,7 +154,7 @@ def _opened(path: Path) -> Any:
 
 
 def _video(film: Any) -> Any:
-    """The stream that is enhanced: the first that is no cover picture."""
+    """Return the stream to enhance: the first video stream that is no cover picture."""
     from av.stream import Disposition
 
     for video in film.streams.video:
@@ -164,7 +164,7 @@ def _video(film: Any) -> Any:
 
 
 def _scan(path: Path) -> int | None:
-    """How many frames a video holds; None if it cannot be read or is cut."""
+    """Count the frames of a video; return None if the video cannot be read or is cut."""
     if not path.is_file():
         return None
     try:
@@ -180,29 +180,28 @@ def _scan(path: Path) -> int | None:
 @dataclass
 class _Chunk:
     frames: list[Any]
-    stamps: list[int]  # of the frames, in units of the stream's time base
-    packets: list[Any]  # of other streams, met on the way
+    stamps: list[int]  # time stamps of the frames, in units of the stream's time base
+    packets: list[Any]  # packets of other streams between the frames
     pixels: Tensor  # (N,3,H,W)
 
 
 class _Reader:
-    """The frames of a video in chunks, and what was lost on the way."""
+    """Reader of a video's frames in chunks, which keeps account of losses."""
 
     def __init__(self, film: Any, video: Any, batch: int, report: Report) -> None:
         self.film, self.video, self.batch, self.report = film, video, batch, report
         self.read = self.shown = self.decoded = self.damaged = 0
-        self.end = Fraction(0)  # of all that was read, in seconds
+        self.end = Fraction(0)  # end of all packets so far, in seconds
         self.interlaced = self.scaled = False
         self.stopped = ""
         self.seen: set[int | None] = set()
-        self.lasts: dict[
-            int, int
-        ] = {}  # how long frames are shown, as their packets tell; what a decoder tells is a guess
+        # Durations of frames by their packets; a decoder's durations are guesses.
+        self.lasts: dict[int, int] = {}
         self.last: int | None = None
         self.delay: int | None = None
 
     def packets(self) -> Iterator[Any]:
-        """All packets that hold something; those that end a stream are empty."""
+        """Yield the packets that hold something, and the empty packets that end the video stream."""
         av = import_av()
         packets = self.film.demux()
         while True:
@@ -245,7 +244,7 @@ class _Reader:
         av = import_av()
         try:
             frames: list[Any] = packet.decode()
-        except av.FFmpegError:  # damaged; those behind it may be whole, and `count` tells
+        except av.FFmpegError:  # a damaged packet; later packets may be whole, and `count` reports the loss
             return []
         self.decoded += len(frames)
         self.damaged += sum(frame.is_corrupt for frame in frames)
@@ -258,10 +257,10 @@ class _Reader:
         return _Chunk(frames, stamps, packets, pixels)
 
     def _stamp(self, frame: Any) -> int:
-        """When a frame is shown. An AVI tells only when it is decoded; a raw stream tells nothing."""
+        """Return the time stamp of a frame. An AVI tells only the time of decoding; a raw stream tells no time."""
         stamp = frame.dts if frame.pts is None else frame.pts
         if self.film.format.name == "avi" and stamp is not None:
-            # It begins with its first frame; FFmpeg 8 adds the delay of a decoder, for H.264 even where there is none.
+            # An AVI begins with its first frame; FFmpeg 8 adds a decoder's delay, for H.264 even where there is none.
             if self.delay is None:
                 self.delay = stamp - (self.video.start_time or 0)
             stamp -= self.delay
@@ -272,8 +271,8 @@ class _Reader:
         return self.last
 
     def _pixels(self, frame: Any) -> Tensor:
-        """(3,H,W) uint8, or float32 in [0,1] where a colour has more than 8 bits."""
-        # Not rgb48le, of which swscale 9 leaves all rows but the first at 0 with these flags.
+        """Convert a frame to (3,H,W) uint8, or float32 in [0,1] where a colour has more than 8 bits."""
+        # Not rgb48le: with these flags swscale 9 leaves all rows but the first at 0.
         form = "rgb24" if _bits(frame) == 8 else "gbrpf32le"
         size = self.video.width, self.video.height
         if (frame.width, frame.height) != size and not self.scaled:
@@ -295,21 +294,20 @@ class _Reader:
         return torch.from_numpy(converted.to_ndarray()).permute(2, 0, 1)
 
     def missing(self) -> str:
-        """What of the file is not there, as far as its index or its head tells."""
+        """Describe what the file lacks, as far as its index or its header tells; empty if nothing is missing."""
         if self.stopped:
             return f"reading it stopped at {float(self.end):.2f} s: {self.stopped}"
         indexed = len(self.video.index_entries)
         if self.read < indexed:
             return f"only {self.read} of the {indexed} frames in its index are there"
-        if (
-            self.film.format.name == "matroska,webm"
-        ):  # whose index has a part of the frames, and is read for seeking
+        # The index of Matroska lists a part of the frames, and is read for seeking.
+        if self.film.format.name == "matroska,webm":
             with contextlib.suppress(import_av().FFmpegError):
                 self.film.seek(0, stream=self.video)
             for entry in self.video.index_entries:
                 if entry.timestamp not in self.seen:
                     return f"frames about {float(entry.timestamp * self.video.time_base):.2f} s are missing"
-        # These tell in their head how long they are; others are measured by what is there.
+        # The headers of these containers hold the duration; for others FFmpeg measures the packets that are there.
         told = Fraction(0)
         if self.film.format.name in ("matroska,webm", "asf"):
             told = Fraction(self.film.duration or 0, 10**6)
@@ -320,11 +318,11 @@ class _Reader:
         return ""
 
     def count(self) -> None:
-        """Report what could not be read."""
+        """Report the parts of the video that could not be read."""
         faults = self.report.faults
         if missing := self.missing():
             faults.append(missing)
-        # Of interlaced video a packet may hold half a frame.
+        # A packet of interlaced video may hold half a frame.
         packets_are_frames = self.video.codec_context.name not in _HIDDEN_FRAMES and not self.interlaced
         if packets_are_frames and self.decoded < self.shown:
             faults.append(f"only {self.decoded} of {self.shown} frames can be decoded")
@@ -333,20 +331,21 @@ class _Reader:
 
 
 class _Writer:
-    """The copy: what it holds, told by the first frame, and how it is written."""
+    """Writer of the copy, whose format follows from the first frame."""
 
     def __init__(self, copy: Any, reader: _Reader, first: Any, source: Path) -> None:
         film, video, report = reader.film, reader.video, reader.report
         self.copy, self.reader, self.video, self.first, self.report = copy, reader, video, first, report
         self.avi = copy.format.name == "avi"
-        self.stamps: list[int] = []  # as written, in units of `self.base`
+        self.stamps: list[int] = []  # time stamps as written, in units of `self.base`
         self.durations: dict[int, int] = {}
-        self.held: Any = None  # the last packet, written when it is known whether one follows
+        self.held: Any = None  # the last packet, written once the next packet or the end is known
         self.start = 0
-        self.wanted: dict[int, list[Fraction]] = {}  # of each stream of the copy, in seconds
+        # Times that each stream of the copy should have, in seconds.
+        self.wanted: dict[int, list[Fraction]] = {}
         self._refuse()
         rate, self.base = _rate(video), video.time_base
-        if self.avi:  # which knows no time but the number of a frame
+        if self.avi:  # AVI knows no time but the number of a frame
             rate = _grid(source, video)
             self.base = 1 / rate
         self.stream = copy.add_stream(copy.default_video_codec, rate=rate)
@@ -373,7 +372,7 @@ class _Writer:
         self.last: dict[int, int] = {}
 
     def _refuse(self) -> None:
-        """Refuse what would come out spoilt."""
+        """Raise a ValueError for a video that would come out spoilt."""
         first = self.first
         if hdr := _TRANSFERS_OF_HDR.get(first.color_trc):
             raise ValueError(
@@ -394,14 +393,14 @@ class _Writer:
         elif matrix is not None:
             stream.set_display_matrix(matrix)
         if aspect and aspect != 1 and self.copy.format.name == "webm":
-            # VP9 has no place for it, and PyAV does not tell it to the container.
+            # VP9 has no place for the pixel aspect, and PyAV does not tell the aspect to the container.
             width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
             self.report.notes.append(f"its pixels of {aspect} are made square, at {width}x{height}")
         elif aspect:
             context.sample_aspect_ratio = aspect
         stream.width, stream.height = width, height
         stream.time_base = context.time_base = self.base
-        # Colour at half the resolution, as everywhere; H.264 takes even sides alone for that.
+        # Colour has half the resolution, as everywhere; H.264 then takes even sides alone.
         odd = stream.codec.name == "libx264" and (width % 2 or height % 2)
         deep = "" if _bits(first) == 8 else "10le"
         stream.pix_fmt = ("yuv444p" if odd else "yuv420p") + deep
@@ -414,7 +413,7 @@ class _Writer:
             stream.options = {"crf": "18"}
         elif stream.codec.name == "libvpx-vp9":
             stream.options = {"crf": "18", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-        if self.avi:  # MPEG-4 Part 2 has no tags for colours: those that go without saying
+        if self.avi:  # MPEG-4 Part 2 has no tags for colours, so players assume these
             stream.options = {"qmin": "2", "qmax": "2"}
             self.matrix, self.range = _matrix_of_size(width, height), _LIMITED
             return
@@ -441,7 +440,7 @@ class _Writer:
         return notes
 
     def _copied(self, stream: Any) -> Any:
-        """The stream of the copy that takes a stream as it is; None for what is left out."""
+        """Add a stream to the copy that takes ``stream`` as it is; return None for a stream that is left out."""
         if stream.type not in ("audio", "subtitle") or stream.codec_context is None:
             return None
         try:
@@ -459,7 +458,7 @@ class _Writer:
         return copied
 
     def write(self, chunk: _Chunk, pixels: Tensor) -> None:
-        """Write a chunk with its frames replaced."""
+        """Write a chunk with ``pixels`` in place of its frames."""
         import av
 
         for frame, stamp, image in zip(chunk.frames, chunk.stamps, pixels, strict=True):
@@ -477,7 +476,7 @@ class _Writer:
             )
             self.wanted[self.stream.index].append(stamp * self.video.time_base)
             ticks = round(stamp * self.video.time_base / self.base)
-            if self.stamps and ticks <= self.stamps[-1]:  # no encoder goes back in time
+            if self.stamps and ticks <= self.stamps[-1]:  # encoders take increasing time stamps alone
                 ticks = self.stamps[-1] + 1
             if self.stamps and self.stamps[-1] in self.durations:
                 self.durations[self.stamps[-1]] = ticks - self.stamps[-1]
@@ -493,7 +492,7 @@ class _Writer:
     def _copy_packet(self, packet: Any, copied: Any) -> None:
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None:
-            return  # only a damaged file has such packets behind its head
+            return  # only a damaged file has packets without time stamps behind its header
         packet.pts = stamp
         packet.dts = stamp if packet.dts is None else packet.dts
         self.wanted[copied.index].append(stamp * packet.time_base)
@@ -515,16 +514,16 @@ class _Writer:
             self.held = packet
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Write the packets that the encoder still holds."""
         self._mux(self.stream.encode(None))
         if self.copy.format.name in ("mov", "mp4") and self.video.duration:
-            # A track lasts from when its first frame is decoded to when the last one is, and as long as that lasts.
+            # A track lasts from the decoding of the first frame to that of the last, and as long as the last is shown.
             length = round(self.video.duration * self.video.time_base / self.base)
             self.held.duration = max(length - (self.held.dts - self.start), self.held.duration)
         self.copy.mux(self.held)
 
     def moved(self, target: Path) -> list[str]:
-        """What of the written file is not where it was in time, by FFmpeg's reading of it."""
+        """Read the written file, and return a line on each stream that moved in time."""
         found: dict[int, list[Fraction]] = {index: [] for index in self.wanted}
         with _opened(target) as film:
             kinds = [stream.type for stream in film.streams]
@@ -540,7 +539,7 @@ class _Writer:
                 name, exact = "frames", Fraction(0)
                 pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
             else:
-                # Packets of sound may be cut otherwise, and its clock ticks with its samples.
+                # Packets of sound may be cut otherwise, and the clock of sound ticks with its samples.
                 name, exact = f"stream {index} ({kinds[index]})", Fraction(1, 8000)
                 pairs = [(min(found[index]), min(wanted))] if found[index] else []
             shifts = [new - old for new, old in pairs]
@@ -555,9 +554,10 @@ def _rate(video: Any) -> Fraction:
 
 
 def _grid(source: Path, video: Any) -> Fraction:
-    """The rate of whose multiples the stamps of a video are nearest; of several, the first.
+    """Find the frame rate whose grid is nearest to the time stamps of a video; of several, the first.
 
-    A clip of 30, then 24 frames a second has an average that fits neither; FFmpeg's guess, or a common multiple, does.
+    The average rate of a clip of 30, then 24 frames a second fits neither part; FFmpeg's guess, or a common multiple,
+    fits both.
     """
     with _opened(source) as film:
         stamps = sorted(
@@ -578,12 +578,12 @@ def _grid(source: Path, video: Any) -> Fraction:
 
 
 def _bits(frame: Any) -> int:
-    """Bits of a colour that are kept: 8 or 10."""
+    """Return how many bits of a colour are kept: 8 or 10."""
     return 10 if max(component.bits for component in frame.format.components) > 8 else 8
 
 
 def _matrix(frame: Any) -> int:
-    """The matrix of a frame's colours, as swscale numbers them; where nobody tells, that of its size."""
+    """Return swscale's number of the matrix of a frame's colours; untagged frames have the matrix of their size."""
     if frame.format.is_rgb or frame.format.has_palette:
         return 1
     if frame.colorspace in (_UNKNOWN, _RGB):
@@ -597,7 +597,7 @@ def _matrix(frame: Any) -> int:
 
 
 def _matrix_of_size(width: int, height: int) -> int:
-    """The matrix of colours where nobody tells: BT.709 of high definition, BT.601 of less, as players have it."""
+    """Return the matrix of untagged colours, as players assume: BT.709 of high definition, BT.601 of less."""
     return 1 if height >= 720 or width >= 1280 else 5
 
 
@@ -607,7 +607,7 @@ def _range(frame: Any) -> int:
 
 
 def _exact() -> int:
-    """Conversions that round, and that interpolate colour where it has half the resolution."""
+    """Return swscale's flags for conversions that round, and that interpolate colour of half the resolution."""
     from av.video.reformatter import Interpolation
 
     return int(
@@ -619,7 +619,7 @@ def _exact() -> int:
 
 
 def _display_matrix(frame: Any) -> list[int] | None:
-    """How a picture is to be turned or mirrored before it is shown, as FFmpeg writes it; None if not at all."""
+    """Return FFmpeg's display matrix, which turns or mirrors a picture; None for an upright picture."""
     try:
         data = bytes(frame.side_data["DISPLAYMATRIX"])
     except KeyError:
@@ -631,9 +631,8 @@ def _display_matrix(frame: Any) -> list[int] | None:
 def _is_transparent(frame: Any) -> bool:
     if not any(component.is_alpha for component in frame.format.components):
         return False
-    return bool(
-        frame.to_ndarray(format="rgba")[..., 3].min() < 255
-    )  # a GIF always has alpha, seldom any use of it
+    # A GIF always has alpha, and seldom uses it.
+    return bool(frame.to_ndarray(format="rgba")[..., 3].min() < 255)
 
 
 def _holds(container: str, codec: str) -> bool:

@@ -1,1 +1,1 @@
-"""Labelled sets and sets of pairs, read, darkened and written."""
+"""Labelled sets and sets of pairs: readers, writers and darkening."""

@@ -23,10 +23,10 @@ LAYOUTS = (
     "COCO (a JSON file, annotations.json, annotations/*.json, labels.json, _annotations.coco.json)",
     "PASCAL VOC (Annotations/*.xml, or XML files beside the images)",
 )
-"""The layouts that `read_dataset` knows, in words."""
+"""Descriptions of the layouts that `read_dataset` knows."""
 
 _FOLDERS = {"val": ("valid", "val", "validation"), "train": ("train",), "test": ("test",)}
-"""What the folders of the splits are called; the first is Roboflow's."""
+"""Names of the folders of each split; the first name is Roboflow's."""
 
 _NO_SPLIT = (
     "Expected argument `split` with ExDark or YOLO's layout alone, or with folders or lists that are called after "
@@ -41,19 +41,19 @@ def read_dataset(
     split: str | Path | None = None,
     classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a labelled set of whatever kind it is, as distributed or as Roboflow, CVAT and FiftyOne export it.
+    """Read a labelled set in any known layout, as distributed or as Roboflow, CVAT and FiftyOne export it.
 
     Args:
         path: the folder of `ExDark`, of DARK FACE (`read_dark_face`), in YOLO's layout (`read_yolo`) or of PASCAL VOC
             (`read_voc`); a ``data.yaml``, a COCO JSON file (`read_coco`), or a folder with such files.
         images: the folder with the images of a COCO JSON file.
-        split: of ExDark, ``test`` if there is none given; of others ``train``, ``val`` or ``test``, by default ``val``
-            where there is such a folder or list.
-        classes: the classes to keep; DARK FACE always has the one it has.
+        split: ``train``, ``val`` or ``test``; the default is ``test`` for ExDark, and for other sets ``val`` where such
+            a folder or list exists.
+        classes: the classes to keep; DARK FACE always keeps its only class.
 
     Raises:
-        FileNotFoundError: if there is none of these at `path`, saying what there is.
-        ValueError: if `split` is given and the set has none, or several files could be meant.
+        FileNotFoundError: if `path` holds none of these; the message says what is there.
+        ValueError: if `split` is given but the set has no splits, or if several files fit.
 
     >>> import tempfile
     >>> from detection import sample_set, write_yolo
@@ -63,7 +63,7 @@ def read_dataset(
     6
     """
     path = Path(path)
-    # A part of ExDark is enough to know it: ExDark itself says best what is missing.
+    # One part of the layout is enough to recognise ExDark: its reader names the missing parts best.
     if any((path / part).exists() for part in (LIST, ANNOTATIONS)):
         return ExDark(path, split or "test", classes=classes)
     dark_face = (path / "image").is_dir() and (path / "label").is_dir()
@@ -93,7 +93,7 @@ def read_dataset(
 
 
 def _coco_json(path: Path, split: str | None) -> Path | None:
-    """The COCO JSON file of a folder, or of its split; None if it has none."""
+    """Find the COCO JSON file of a folder or of its split; return None if there is no such file."""
     usual = path / "annotations.json"
     if usual.is_file():
         if split is not None:
@@ -115,13 +115,13 @@ def _coco_json(path: Path, split: str | None) -> Path | None:
 
 
 def _part(path: Path, split: str | None, end: str) -> Path | None:
-    """The folder of a split that holds files of some ending; by default that of ``val``."""
+    """Find the folder of a split that holds files with an ending; without a split, the folder of ``val``."""
     tried = _FOLDERS.get(split or "val", (str(split),))
     return next((path / name for name in tried if any(islice((path / name).glob(f"*{end}"), 1))), None)
 
 
 def _is_yolo(path: Path) -> bool:
-    """Whether there is a description, or label files where YOLO has them."""
+    """Return whether a folder holds a description of a YOLO set, or label files where YOLO keeps them."""
     if any(any(path.glob(end)) for end in ("*.yaml", "*.yml", "*.data", "*/*.yaml", "*/*.yml", "*.names")):
         return True
     if (path / "images").is_dir() and not any(islice(find_files(path, {".xml", ".json"}), 1)):
@@ -131,7 +131,7 @@ def _is_yolo(path: Path) -> bool:
 
 
 def _found(path: Path) -> str:
-    """What lies in a folder, in words."""
+    """Describe the contents of a folder in words."""
     entries = sorted(path.iterdir())
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     kinds = Counter(entry.suffix.lower() or "without ending" for entry in entries if not entry.is_dir())

@@ -1,4 +1,4 @@
-"""The names of what is in a box: the twelve classes of ExDark and the eighty of COCO.
+"""Names of the classes of boxes: the twelve of ExDark and the eighty of COCO.
 
 ExDark: Loh and Chan, "Getting to Know Low-light Images with the Exclusively Dark Dataset", CVIU 2019.
 COCO: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
@@ -29,7 +29,7 @@ EXDARK_CLASSES = (
     "People",
     "Table",
 )
-"""The classes of ExDark in the order of its own list."""
+"""The classes of ExDark in the order of ExDark's own list."""
 
 # fmt: off
 COCO_CLASSES = (
@@ -44,7 +44,7 @@ COCO_CLASSES = (
     "teddy bear", "hair drier", "toothbrush",
 )
 # fmt: on
-"""The eighty classes of COCO, in the order detectors number them from 0."""
+"""The eighty classes of COCO, in the order in which detectors number the classes from 0."""
 
 # fmt: off
 _SYNONYMS = {
@@ -52,14 +52,14 @@ _SYNONYMS = {
     "motorbike": "motorcycle", "people": "person", "table": "dining table",
     # PASCAL VOC
     "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv",
-    # BDD100K and other sets of streets; COCO calls whoever rides a person too
+    # BDD100K and other sets of streets; for COCO a rider is a person too
     "bike": "bicycle", "motor": "motorcycle", "pedestrian": "person", "rider": "person",
-    # what people and newer lists write
+    # names that people and newer lists use
     "plane": "airplane", "television": "tv", "mobilephone": "cell phone",
     "fridge": "refrigerator", "hairdryer": "hair drier", "doughnut": "donut", "human": "person", "automobile": "car",
 }
 # fmt: on
-"""What else COCO's classes are called, without spaces; spelling, case, hyphens and plurals need no entry."""
+"""Other names of COCO's classes, without spaces; spelling, case, hyphens and plurals need no entry."""
 
 
 def _letters(name: str) -> str:
@@ -84,7 +84,7 @@ def coco_name(name: str) -> str:
 
 
 def class_map(source: Sequence[str], target: Sequence[str]) -> NDArray[np.int64]:
-    """Map the class numbers of one list of names to another's: of names that are the same, or mean the same.
+    """Map the class numbers of one list of names to those of another, by names that are equal or mean the same.
 
     Returns:
         (len(source),) numbers in `target`; -1 where `target` does not have the class.
@@ -102,7 +102,7 @@ def class_map(source: Sequence[str], target: Sequence[str]) -> NDArray[np.int64]
 
 
 def check_classes(names: Sequence[str], classes: Sequence[str], where: object) -> None:
-    """Raise a ValueError if no class of a set is among those to keep; `where` says which set."""
+    """Raise a ValueError if no class of a set is among the classes to keep; `where` names the set."""
     if (class_map(names, classes) < 0).all():
         raise ValueError(
             f"Expected a class of {where} to be one of {', '.join(classes)} but got {', '.join(names)}."
@@ -110,12 +110,12 @@ def check_classes(names: Sequence[str], classes: Sequence[str], where: object) -
 
 
 def without_use(classes: Sequence[str], names: Sequence[str], detectors: Mapping[str, Sequence[str]]) -> str:
-    """Return a line on the classes that count for nothing: those of a set and of detectors that were not asked for.
+    """Return a line on the unused classes of a set and of detectors: the classes that were not asked for.
 
     Args:
         classes: the classes that were asked for.
-        names: all that the set has; empty where it does not say.
-        detectors: by their names, the classes that each knows.
+        names: all classes of the set; empty where the set does not name its classes.
+        detectors: the classes that each detector knows, by the detector's name.
     """
 
     def others(has: Sequence[str]) -> list[str]:
@@ -143,10 +143,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def read_classes(text: str) -> tuple[str, ...]:
-    """Return the classes that ``--classes`` stands for: ``exdark``, ``coco``, names with commas, or a file of names.
+    """Return the classes that ``--classes`` means: ``exdark``, ``coco``, names with commas, or a file of names.
 
     Raises:
-        ValueError: if there is no name, or one twice.
+        ValueError: if there is no name, or a name is there twice.
     """
     by_name = {"exdark": EXDARK_CLASSES, "coco": COCO_CLASSES}
     if text in by_name:

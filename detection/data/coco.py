@@ -1,4 +1,4 @@
-"""COCO JSON files, read and written.
+"""Reader and writer of COCO JSON files.
 
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
 """
@@ -29,7 +29,7 @@ from detection.data.core import (
 from glare.files import whole_file
 from glare.reading import read_header, read_text
 
-# What a sample knows beyond COCO's own fields stands under this key of its image.
+# Key of an image's entry for the sample's attributes beyond COCO's own fields.
 _OURS = "sample"
 
 
@@ -39,26 +39,26 @@ def read_coco(
     *,
     classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a COCO JSON file; of each image only the header is opened, for its size.
+    """Read a COCO JSON file; only the headers of the images are read, for their sizes.
 
     Args:
         annotations: the JSON file.
-        images: the folder its file names start from, or a function from such a name to the file; by default the
-            first of the file's own folder, ``images`` in it and ``images`` beside it that holds one of the images.
+        images: the folder that the file names start from, or a function from a file name to the file; by default the
+            first folder that holds one of the images: the JSON file's own, ``images`` in that folder or beside it.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
     Returns:
-        The set with all images of the file, also those without boxes. What `write_coco` or `write_darkened`
-        wrote about a sample beyond COCO's own fields (its light, place, category and reference) is back. ``width`` and
-        ``height`` of an image decide whether its boxes belong to the stored pixels or, as EXIF orientation has it, to
-        the upright ones, and what they are to be scaled by if the file has another size. An annotation without
-        ``bbox`` has the box around its ``segmentation``. The `faults` say which images are missing or unreadable, or
-        of another shape than the JSON says (they are left out), which annotations make no sense, what is there twice,
-        and where boxes were scaled, cut to the image, or dropped with nothing of them inside.
+        The set with all images of the file, including images without boxes. The attributes of a sample that
+        `write_coco` or `write_darkened` wrote beyond COCO's own fields (light, place, category and reference) are
+        restored. ``width`` and ``height`` of an image decide whether its boxes belong to the stored pixels or to the
+        pixels turned upright by EXIF orientation, and by which factor the boxes are scaled if the file has another
+        size. An annotation without ``bbox`` gets the box around its ``segmentation``. The `faults` name images that
+        are missing, unreadable or of another shape than the JSON says (such images are left out), annotations that
+        make no sense, duplicates, and images whose boxes were scaled, cut to the image, or dropped as outside.
 
     Raises:
         FileNotFoundError: if the file, or a folder with its images, is not there.
-        ValueError: if it is no COCO JSON file, none of its categories is among `classes`, or one category means two.
+        ValueError: if the file is no COCO JSON, no category is among `classes`, or a category has two meanings.
 
     >>> import tempfile
     >>> from detection import sample_set, write_yolo
@@ -80,7 +80,7 @@ def read_coco(
         TypeError,
         ValueError,
         AttributeError,
-    ) as error:  # also what is no JSON or no text at all
+    ) as error:  # a file that is no JSON or no text ends here too
         raise ValueError(f"Expected a COCO JSON file at {annotations} but got stuck: {error!r}.") from error
     names = [name for _, name in categories]
     check_classes(names, classes, annotations)
@@ -116,7 +116,8 @@ def read_coco(
         except (OSError, ValueError) as error:
             faults.append(f"{entry.file}: {error}")
             continue
-        if pixels := about.pop("pixels", ""):  # where EXIF orientation leaves it open, `write_coco` says it
+        # `write_coco` names the pixels that boxes belong to, where EXIF orientation leaves a choice.
+        if pixels := about.pop("pixels", ""):
             upright, line = pixels == "upright" and header.orientation > 1, ""
         boxes = np.array([mark.box for mark in marks[number]]).reshape(-1, 4) * [wide, high, wide, high]
         sample, mended = inside_image(
@@ -147,9 +148,9 @@ def read_coco(
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image of the file."""
+    """Image of a COCO JSON file."""
 
-    number: Any  # its id
+    number: Any  # id of the image
     file: str
     size: tuple[float, float] | None  # width and height
     ours: Mapping[str, str]
@@ -161,14 +162,14 @@ class _Entry:
         except (TypeError, ValueError):
             width = height = 0.0
         size = (width, height) if width > 0 and height > 0 else None
-        hash(entry["id"])  # raises now what would be raised at the first look-up
+        hash(entry["id"])  # raises the error of an unhashable id now, not at a look-up
         return cls(entry["id"], str(entry["file_name"]).replace("\\", "/"), size, _ours(entry))
 
 
 def _labels_of(
     categories: Sequence[tuple[Any, str]], classes: Sequence[str], annotations: Path, faults: list[str]
 ) -> dict[Any, int]:
-    """The label of each category, -1 where it is not to be kept."""
+    """Return the label of each category, -1 for a category that is not kept."""
     to_label: dict[Any, int] = {}
     names: dict[Any, str] = {}
     for (number, name), label in zip(
@@ -186,9 +187,9 @@ def _labels_of(
 
 
 def _once(listed: Sequence[_Entry], file: str, faults: list[str]) -> tuple[dict[Any, _Entry], dict[Any, Any]]:
-    """Each image once, by its id, and by every id that of the image that is meant.
+    """Return each image once, by its id, and for every id the id of the image that it means.
 
-    An id of two files is nobody's: whose its boxes are cannot be told, and both files are left out.
+    Two files with one id are both left out: nothing tells which of the two a box belongs to.
     """
     by_number: dict[Any, list[_Entry]] = {}
     for entry in listed:
@@ -219,14 +220,14 @@ def _once(listed: Sequence[_Entry], file: str, faults: list[str]) -> tuple[dict[
 @dataclass(frozen=True)
 class _Mark:
     box: tuple[float, float, float, float]  # x1 y1 x2 y2
-    label: int  # -1 for a class that is not to be kept
+    label: int  # -1 for a class that is not kept
     crowd: bool
 
 
 def _mark(
     annotation: dict[str, Any], images: Mapping[Any, Any], to_label: Mapping[Any, int]
 ) -> tuple[Any, _Mark]:
-    """The id of an annotation's image, and the rest of it."""
+    """Return the id of an annotation's image, and the annotation's box, label and crowd flag."""
     for key, known in (("image_id", images), ("category_id", to_label)):
         if annotation.get(key) not in known:
             raise ValueError(f"unknown {key} {annotation.get(key)!r}")
@@ -243,7 +244,7 @@ def _mark(
 
 
 def _around(segmentation: Any) -> list[float]:
-    """The box around polygons, or around a mask of runs: x, y, width and height."""
+    """Return the box around polygons or around a run-length mask: x, y, width and height."""
     if isinstance(segmentation, dict):
         from pycocotools import mask
 
@@ -269,10 +270,10 @@ def _image_folder(annotations: Path, names: Sequence[str]) -> Path:
     beside, above = annotations.parent, annotations.parent.parent
     candidates = [beside, beside / "images", above / "images", beside / "data", above]
     for folder in candidates:
-        # One may be missing, even the first.
+        # Some images may be missing, even the first.
         if any((folder / name).is_file() for name in names):
             return folder
-    # Such as COCO's own `val2017` beside `annotations`; images of another split may have the same names.
+    # COCO's own `val2017`, say, lies beside `annotations`; images of another split may have the same names.
     below = [folder for place in (above, above / "images") for folder in sorted(place.glob("*/"))]
     below = [folder for folder in below if any((folder / name).is_file() for name in names)]
     below = [folder for folder in below if folder.name.lower() in annotations.stem.lower()] or below
@@ -290,17 +291,17 @@ def _image_folder(annotations: Path, names: Sequence[str]) -> Path:
 
 
 def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = None) -> None:
-    """Write a set as a COCO JSON file, from which `read_coco` reads the same; of each image the header is opened.
+    """Write a set as a COCO JSON file, from which `read_coco` reads the same set; images' headers are read.
 
     Args:
-        dataset: a set whose images are files; one that is darkened when it is loaded is for `write_darkened`.
+        dataset: a set whose images are files; `write_darkened` writes a set that is darkened when it is loaded.
         file: the JSON file.
-        images: the folder that the file names in it start from; by default the folder of `file`. Name the same
-            one to `read_coco`.
+        images: the folder that the file names in the JSON file start from; by default the folder of `file`. Give
+            `read_coco` the same folder.
 
     Raises:
         ValueError: if an image is no file, or lies outside the folder.
-        OSError: if an image is not there or its header cannot be read.
+        OSError: if an image is missing or its header cannot be read.
 
     >>> import tempfile
     >>> from detection import sample_set, write_yolo
@@ -319,7 +320,7 @@ def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = N
                 f"Expected argument `dataset` to hold files but {sample.name} ({sample.light}) is none; "
                 "write_darkened writes what is darkened when it is loaded."
             )
-        path = Path(os.path.abspath(sample.path))  # as it is spelt: links are not followed
+        path = Path(os.path.abspath(sample.path))  # the path as it is spelt; links are not followed
         if not path.is_relative_to(folder):
             raise ValueError(f"Expected argument `images` to be a folder above {path} but got {folder}.")
         header = read_header(path)
@@ -334,7 +335,7 @@ def write_coco(dataset: Dataset, file: str | Path, images: str | Path | None = N
 def image_entry(
     sample: Sample, file_name: str, size: tuple[int, int], reference: str | None = None
 ) -> dict[str, Any]:
-    """Return what a COCO JSON file says of an image: where it lies, its (width, height), and what is ours."""
+    """Return a COCO JSON file's entry of an image: path, (width, height), and the sample's other attributes."""
     ours = {"name": sample.name, "light": sample.light, "place": sample.place, "category": sample.category}
     plain = {"name": file_name, "light": Sample.light, "place": "", "category": ""}
     about = {key: value for key, value in ours.items() if value != plain[key]}
@@ -347,7 +348,7 @@ def image_entry(
 def write_entries(dataset: Dataset, entries: Iterable[dict[str, Any]], file: Path) -> None:
     """Write a COCO JSON file of a set and the `image_entry` of each of its samples; all ids start at 1.
 
-    pycocotools never matches an annotation whose id is 0, and says nothing.
+    pycocotools silently never matches an annotation whose id is 0.
     """
     marks = [
         {

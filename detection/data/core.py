@@ -1,4 +1,4 @@
-"""A labelled set of images, and what a detector finds in one."""
+"""Types of a labelled set of images and of the detections in an image."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def load_image(path: str | Path, *, upright: bool = False) -> Pixels:
     Args:
         path: the file.
         upright: whether to turn the pixels as EXIF orientation says. The boxes of a set belong either to the stored
-            pixels or to the upright ones, so turning one without the other would part them.
+            pixels or to the upright pixels; this choice has to agree with the boxes.
 
     Raises:
         OSError: if the file is missing or cannot be decoded.
-        ValueError: if its numbers cannot become 8 bits.
+        ValueError: if the values of the image cannot be converted to 8 bits.
     """
     return read_image(path, upright=upright)
 
 
 def gathered(told: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each thing that is to be told of images, with the first of them and how many more.
+    """Return a line for each message about images, with the name of the first image and how many more there are.
 
     >>> gathered([("a.png", "too deep"), ("b.png", "too wide"), ("c.png", "too deep")])
     ['a.png and 1 more: too deep', 'b.png: too wide']
@@ -61,11 +61,11 @@ def clip(
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2 in pixels.
-        width: of the image.
-        height: of the image.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
 
     Returns:
-        The boxes, (N, 4), and of which of them something remains, (N,).
+        The cut boxes, (N, 4), and whether something of each box remains, (N,).
     """
     inside = np.clip(boxes, 0, [width, height, width, height])
     return inside, (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
@@ -73,15 +73,15 @@ def clip(
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image.
+    """Objects that a detector found in one image.
 
     Attributes:
-        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image that was looked at.
+        boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image.
         scores: (N,) float in [0,1].
         labels: (N,) int, numbers in the detector's `names`.
 
     Raises:
-        ValueError: if the three do not have these shapes, or a box or a score is not finite.
+        ValueError: if `boxes`, `scores` and `labels` do not have these shapes, or a box or a score is not finite.
 
     >>> found = Detections(np.array([[0.0, 0.0, 9.0, 5.0]]), np.array([0.8]), np.array([2]))
     >>> len(found)
@@ -99,7 +99,7 @@ class Detections:
                 "Expected arguments `boxes`, `scores` and `labels` of shapes (N, 4), (N,) and (N,) "
                 f"but got {self.boxes.shape}, {self.scores.shape} and {self.labels.shape}."
             )
-        # A network that computes NaN finds nothing or anything; neither is to pass for what it saw.
+        # A network that computes NaN finds nothing or anything; neither must pass for a result.
         if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
             raise ValueError("Expected arguments `boxes` and `scores` to be finite but got NaN or infinity.")
 
@@ -107,7 +107,7 @@ class Detections:
         return len(self.boxes)
 
     def relabel(self, mapping: NDArray[np.int64]) -> Detections:
-        """Number the classes anew by a `class_map`; what maps to -1 is dropped."""
+        """Renumber the classes by a `class_map`; detections whose class maps to -1 are dropped."""
         labels = mapping[self.labels]
         kept = labels >= 0
         return Detections(self.boxes[kept], self.scores[kept], labels[kept])
@@ -119,14 +119,14 @@ class Sample:
 
     Attributes:
         name: unique within its set at one light; also the key of the simulated noise.
-        load: returns the (H, W, 3) uint8 RGB image; raises OSError or ValueError where it cannot.
+        load: returns the (H, W, 3) uint8 RGB image; raises OSError or ValueError if the image cannot be read.
         boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image that `load` returns.
         labels: (N,) int, numbers in the set's `classes`.
-        crowd: (N,) bool; a crowd's box is neither to be found nor a mistake when found (COCO's ``iscrowd``).
-        light: the name of the light the image was taken in, or of the part of a test set that it is in.
+        crowd: (N,) bool; a detection of a crowd's box counts neither as a hit nor as a mistake (COCO's ``iscrowd``).
+        light: the name of the light the image was taken in, or of the part of a test set that holds the image.
         reference: returns the same scene in normal light, where there is such an image.
         place: ``indoor``, ``outdoor``, or empty where the set does not say.
-        category: what the image as a whole is said to show, or empty where the set does not say.
+        category: the set's class for the image as a whole, or empty where the set gives none.
         path: the file that `load` reads; None where the pixels are made when they are loaded.
         reference_path: the file that `reference` reads, or None.
         upright: whether `load` turns the pixels of the file as its EXIF orientation says.
@@ -152,7 +152,7 @@ class Sample:
 
     @property
     def scene(self) -> str:
-        """What tells photographs apart: darkened at several levels, or exposed several times, they are one scene."""
+        """Key of the photographed scene, which all levels and exposures of one photograph share."""
         return str(self.reference_path or self.path or self.name)
 
 
@@ -165,7 +165,7 @@ def file_sample(
     *,
     upright: bool = False,
 ) -> Sample:
-    """Return the sample of an image file and its boxes, (N, 4); none of them is a crowd unless `crowd` says so."""
+    """Return the sample of an image file and its boxes, (N, 4); no box is a crowd unless `crowd` says so."""
     return Sample(
         name,
         partial(load_image, path, upright=upright),
@@ -178,13 +178,13 @@ def file_sample(
 
 
 def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[str]]:
-    """Cut the boxes of a sample to its image, and drop those of which nothing remains or that are there already.
+    """Cut the boxes of a sample to its image, and drop duplicates and boxes of which nothing remains.
 
     Returns:
-        The sample, and one line each on what was cut and what was dropped.
+        The sample, and one line each on boxes that were cut and boxes that were dropped.
     """
     boxes, remains = clip(sample.boxes, width, height)
-    # Less than that is the rounding of a label file, and nothing to tell of.
+    # A smaller change is the rounding of a label file, and no fault.
     cut = remains & (np.abs(boxes - sample.boxes) > 0.01).any(axis=1)
     empty = (sample.boxes[:, 2] <= sample.boxes[:, 0]) | (sample.boxes[:, 3] <= sample.boxes[:, 1])
     marks = np.column_stack([sample.boxes, sample.labels, sample.crowd])
@@ -207,17 +207,17 @@ def inside_image(sample: Sample, width: int, height: int) -> tuple[Sample, list[
 
 
 def placed(said: tuple[float, float] | None, header: Header) -> tuple[bool, float, float, str]:
-    """Tell which pixels of an image file the boxes of an annotation belong to.
+    """Determine which pixels of an image file the boxes of an annotation belong to.
 
     Args:
-        said: (width, height) that the annotation gives the image; None where it says nothing.
-        header: of the file.
+        said: (width, height) of the image by the annotation; None where the annotation gives no size.
+        header: header of the image file.
 
     Returns:
-        Whether to turn the image upright; what to multiply the boxes by, x and y; and what is to be told of it.
+        Whether to turn the image upright; the factors to multiply the boxes by, x and y; and a message, or ``""``.
 
     Raises:
-        ValueError: if the image has another shape, stored as well as upright.
+        ValueError: if the image has another shape than the annotation says, stored as well as upright.
     """
     turned = header.orientation > 1
     if said is None:
@@ -243,10 +243,10 @@ def placed(said: tuple[float, float] | None, header: Header) -> tuple[bool, floa
 
 
 def numbers(fields: Sequence[str]) -> list[float]:
-    """Return the numbers that words of a label file stand for.
+    """Read words of a label file as numbers.
 
     Raises:
-        ValueError: if one is no number, or none a box could have.
+        ValueError: if a word is no number, or not a finite one.
     """
     values = [float(field) for field in fields]
     if not all(map(math.isfinite, values)):
@@ -258,7 +258,7 @@ def relative_name(name: str) -> Path:
     """Return the name of a sample as the path of a file below some folder.
 
     Raises:
-        ValueError: if it would lie outside the folder; the names of a COCO JSON may be anything.
+        ValueError: if the path would lie outside the folder; a COCO JSON file may hold any name.
     """
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ValueError(
@@ -268,7 +268,7 @@ def relative_name(name: str) -> Path:
 
 
 def stems(names: Sequence[str]) -> list[str]:
-    """Return the names of images without their endings, but with them where they alone tell two images apart."""
+    """Return the names of images without endings, except names that differ in their endings alone."""
     short = [
         name[: -len(end)] if (end := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in names
     ]
@@ -282,7 +282,7 @@ Target = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
-    """Labelled images and the names of their classes; torch's `DataLoader` takes it too.
+    """Labelled images and the names of their classes; torch's `DataLoader` takes such a set too.
 
     >>> from torch.utils.data import DataLoader
     >>> from detection import sample_set
@@ -295,10 +295,10 @@ class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
     Attributes:
         samples: the images.
         classes: the names that the labels number.
-        note: what a reader of a result on this set has to know.
-        faults: what could not be read or had to be mended, one line each.
-        left_out: how many images are missing from `samples` for that.
-        names: all classes that the set itself has, `classes` or not; empty where it has none.
+        note: a remark for the reader of a result on this set.
+        faults: images and labels that could not be read or had to be mended, one line each.
+        left_out: how many images are missing from `samples` for such faults.
+        names: all classes that the set itself has, in `classes` or not; empty where the set has no classes.
     """
 
     samples: tuple[Sample, ...]
@@ -316,7 +316,7 @@ class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
 
         Raises:
             IndexError: if there is no such image.
-            OSError, ValueError: if it cannot be read.
+            OSError, ValueError: if the image cannot be read.
         """
         sample = self.samples[index]
         image = tv_tensors.Image(torch.tensor(sample.load()).permute(2, 0, 1).contiguous())
@@ -331,5 +331,5 @@ class Dataset(data.Dataset[tuple[tv_tensors.Image, Target]]):
         }
 
     def replace(self, **changes: Any) -> Dataset:
-        """Return the set with other attributes; what a subclass reads for itself becomes a plain set."""
+        """Return the set with some attributes changed; the result is a plain `Dataset`, also for a subclass."""
         return Dataset(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)

@@ -1,4 +1,4 @@
-"""The DARK FACE set in the layout it is distributed in.
+"""Reader of the DARK FACE set in the layout of its distribution.
 
 Yang et al., "Advancing Image Understanding in Poor Visibility Environments: A Collective Benchmark Study", IEEE TIP
 2020.
@@ -15,16 +15,16 @@ from glare.reading import read_header, read_text
 
 
 def read_dark_face(root: str | Path) -> Dataset:
-    """Read the DARK FACE set; of each image only the header is opened, for its size.
+    """Read the DARK FACE set; only the headers of the images are read, for their sizes.
 
     Args:
         root: the folder with ``image/`` and, under the same names, ``label/``: the number of faces on the first
-            line, then ``x1 y1 x2 y2`` in pixels for each. An image without faces has a label file that says 0.
+            line, then ``x1 y1 x2 y2`` in pixels for each face. The label file of an image without faces says 0.
 
     Returns:
-        The set, of one class, ``face``; its light is ``night``. Images without a label file, images and label
-        files that cannot be read and those whose number is wrong are left out and listed in its `faults`, and
-        so are label files without an image, and boxes that had to be cut to the image.
+        The set of the one class ``face``, in the light ``night``. An image is left out if it cannot be read, or if its
+        label file is missing, cannot be read or states a wrong number of faces. The `faults` list such images, label
+        files without an image, and images whose boxes had to be cut.
 
     Raises:
         FileNotFoundError: if there are no images.

@@ -1,4 +1,4 @@
-"""A labelled set as it would look in little light: darkened when it is loaded, or written to files."""
+"""Simulation of little light: a labelled set is darkened when it is loaded, or written to files."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from glare.files import whole_file
 from glare.reading import open_image
 
 NIGHT = 0.2
-"""Mean grey level in [0,1] below which a set is of dark photographs: COCO's is 0.44, that of LOL's dark images 0.06."""
+"""Mean grey level in [0,1] below which a set counts as dark: COCO has 0.44, LOL's dark images have 0.06."""
 
 _LOOKED_AT = 50
 
-#: What ends the name of a level that `detection.data.phone` takes, and not a bare sensor.
+#: Ending of the names of levels that `detection.data.phone` simulates in place of a bare sensor.
 PHONE = "-phone"
 
 _CLEAN = "clean"
-# Every PNG tells in a text chunk what it was made from, so that no file of another set or seed passes for it.
+# Text chunk of each PNG that names its source, so that a file of another set or seed is not mistaken for it.
 _ORIGIN = "glare-origin"
 
 
@@ -40,14 +40,14 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
     """Return the set as it would look in little light, with the original as the clean reference.
 
     The images are darkened when they are loaded. The light and the noise of an image depend on
-    ``(seed, name, level)`` alone: whoever loads it gets the same pixels. All levels of one photograph follow
-    each other. `write_darkened` does the same to files.
+    ``(seed, name, level)`` alone, so every load returns the same pixels. All levels of one photograph follow
+    each other. `write_darkened` writes the same images to files.
 
     Args:
         dataset: a set in normal light.
-        levels: one or more of `glare.data.degrade.LEVELS`: mild, dark, extreme, the night of a bare sensor; or
-            mild-phone, dark-phone, extreme-phone, that of a telephone (`detection.data.phone`).
-        seed: another seed is another night.
+        levels: one or more of mild, dark, extreme for a bare sensor (`glare.data.degrade.LEVELS`), and mild-phone,
+            dark-phone, extreme-phone for a telephone (`detection.data.phone`).
+        seed: seed of the lights and the noise.
 
     Raises:
         ValueError: if a level is unknown or none is given.
@@ -79,11 +79,11 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
 
 
 def mean_grey(dataset: Dataset) -> float:
-    """Return the mean grey level of a set in [0,1], of at most fifty of its images; NaN if none can be read."""
+    """Return the mean grey level of a set in [0,1], over some fifty of its images; NaN if no image can be read."""
     step = max(1, len(dataset) // _LOOKED_AT)
     levels = []
     for sample in dataset.samples[::step]:
-        with suppress(OSError, ValueError):  # which is told when it is evaluated
+        with suppress(OSError, ValueError):  # the evaluation reports the fault
             levels.append(float(sample.load().mean()) / 255)
     return sum(levels) / len(levels) if levels else float("nan")
 
@@ -93,7 +93,7 @@ def _load_darkened(load: Callable[[], Pixels], name: str, level: str, seed: int)
 
 
 def darken_image(clean: Pixels, name: str, level: str, seed: int) -> Pixels:
-    """Return one image, (H, W, 3) uint8 RGB, in little light: a function of the arguments alone."""
+    """Darken one image, (H, W, 3) uint8 RGB; the result depends on the arguments alone."""
     generator = generator_for(seed, name, level)
     exposure = sample_exposure(level.removesuffix(PHONE), generator)
     if level.endswith(PHONE):
@@ -109,21 +109,21 @@ def darken_image(clean: Pixels, name: str, level: str, seed: int) -> Pixels:
 
 
 def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int = 0) -> Dataset:
-    """Write the set as it would look in little light, and its clean references: `darken`, to files.
+    """Write a set as it would look in little light, and its clean references, to files.
 
     The pixels are those of ``darken(dataset, *levels, seed=seed)``. The images go to ``images/<level>/`` and
     ``images/clean/`` as PNG, everything else to ``annotations.json``, which `read_dataset` reads back. A run
-    that was stopped goes on where it was: files are kept that were made from the same image, level and seed.
+    that was stopped goes on: files that were made from the same image, level and seed are kept.
 
     Args:
         dataset: a set in normal light.
-        folder: where to write.
+        folder: the folder to write to.
         levels: one or more, see `darken`.
-        seed: another seed is another night.
+        seed: seed of the lights and the noise.
 
     Returns:
-        The set as `read_dataset` reads it from the folder, with the `faults` of the clean one and the images
-        that could not be read, which are left out.
+        The set as `read_dataset` reads it from the folder. Its `faults` are those of the clean set, and one line for
+        each image that could not be read and is left out.
 
     Raises:
         ValueError: if a level is unknown or none is given, or two images have one name.
@@ -135,7 +135,7 @@ def write_darkened(dataset: Dataset, folder: str | Path, *levels: str, seed: int
     >>> [sample.name for sample in read_dataset(folder).samples]
     ['chelsea.png']
     """
-    darken(dataset, *levels, seed=seed)  # raises now if a level is unknown
+    darken(dataset, *levels, seed=seed)  # raises the error of an unknown level before a file is written
     names = [_png_name(sample) for sample in dataset.samples]
     if twice := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
         raise ValueError(
@@ -172,7 +172,7 @@ def _png_name(sample: Sample) -> str:
 def _write_levels(
     sample: Sample, images: Path, name: str, levels: tuple[str, ...], seed: int
 ) -> tuple[int, int]:
-    """Write what is not there yet of one photograph; returns its (width, height)."""
+    """Write the missing images of one photograph, and return its (width, height)."""
     content = sample.path.read_bytes() if sample.path else b""
     origin = f"{sample.name} {hashlib.sha256(content).hexdigest()}"
     wanted = {_CLEAN: origin} | {level: f"{origin} {level} {seed}" for level in levels}
@@ -191,7 +191,7 @@ def _origin(file: Path) -> str | None:
         with open_image(file) as image:
             made_from: str | None = image.info.get(_ORIGIN)
             return made_from
-    except OSError:  # not there, or no image
+    except OSError:  # the file is missing or no image
         return None
 
 

@@ -1,7 +1,7 @@
-"""The ExDark set in the layout it is distributed in.
+"""Reader of the ExDark set in the layout of its distribution.
 
-Loh and Chan, "Getting to Know Low-light Images with the Exclusively Dark Dataset", CVIU 2019. Its terms forbid
-passing on its annotations and lists, so here is the reader alone.
+Loh and Chan, "Getting to Know Low-light Images with the Exclusively Dark Dataset", CVIU 2019. The terms of
+ExDark forbid passing on its annotations and lists, so this module holds the reader alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glare.reading import read_header, read_text
 LIGHTS = (
     *("Low", "Ambient", "Object", "Single", "Weak", "Strong", "Screen", "Window", "Shadow", "Twilight"),
 )
-"""The ten types of light, in the order ExDark numbers them from 1."""
+"""The ten types of light, in the order in which ExDark numbers the types from 1."""
 
 PLACES = ("indoor", "outdoor")
 SPLITS = ("train", "val", "test")
@@ -27,20 +27,20 @@ _HEADER = "% bbGt version=3"
 
 
 class ExDark(Dataset):
-    """The ExDark set, or any set in its layout; of each image only the header is opened, for its size.
+    """The ExDark set, or any set in its layout; only the headers of the images are read, for their sizes.
 
     The images are those of the split in the order of the list, or of the file of names. Every sample has its `light`
     (one of `LIGHTS`), its `place` and its `category` (the class of its folder). Boxes belong to the stored pixels, so
-    EXIF orientation is applied to neither. Images without boxes stay. The `faults` say which images or annotations are
-    missing or unreadable and how many files are in no line of the list (those images are left out), and where boxes of
-    an unknown class were dropped and boxes cut to the image, or dropped with nothing of them inside (those images
-    stay).
+    EXIF orientation turns neither boxes nor pixels. Images without boxes stay. The `faults` name images that are left
+    out because a file or an annotation is missing or unreadable, and count the files that the list does not name. The
+    `faults` also name images whose boxes were cut to the image, or dropped because the class is unknown or nothing of
+    the box lies inside; such images stay.
 
     Args:
         root: the folder with ``ExDark/<class>/<image>``, ``ExDark_Annno/<class>/<image>.txt`` (three n's) and
             ``imageclasslist.txt``. Names match exactly, or else without regard to case.
         split: ``train``, ``val`` or ``test`` as in ``imageclasslist.txt``, or a file with the name of one image
-            per line, with or without folder and ending, for a split of one's own.
+            per line, with or without folder and ending, for a custom split.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
     Raises:
@@ -103,7 +103,7 @@ def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
         ]
         sample, mended = inside_image(
             file_sample(
-                # As the file is spelt on the disk, so that the name leads to it.
+                # The spelling on the disk, so that the name leads to the file.
                 path.relative_to(root / IMAGES).as_posix(),
                 path,
                 [mark.box for mark, _ in kept],
@@ -129,7 +129,7 @@ def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of ``imageclasslist.txt``, its numbers replaced by what they stand for."""
+    """Line of ``imageclasslist.txt``, with names in place of its numbers."""
 
     name: str  # class/image
     category: str
@@ -215,20 +215,20 @@ def _chosen(listed: Sequence[_Entry], split: str | Path, faults: list[str]) -> l
 
 
 def _keys(name: str) -> Iterable[str]:
-    """What an image may be called in a file of names, the most precise first."""
+    """Return the possible names of an image in a file of names, the most precise first."""
     last = name.rpartition("/")[2]
     names = "/".join(name.split("/")[-2:]), last, Path(last).stem
     return [spelt for key in names for spelt in (key, key.casefold())]
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files by their names without regard to case, and by the exact ones, as two may differ in case alone."""
+    """Map names without regard to case, and exact names, to files; two files may differ in case alone."""
     exact = {f"{file.parent.name}/{file.name}": file for file in sorted(folder.glob("*/*"))}
     return {name.casefold(): file for name, file in exact.items()} | exact
 
 
 def _named(files: dict[str, Path], name: str) -> Path | None:
-    """One of `_files`, by its exact name or else without regard to case."""
+    """Find one of `_files` by its exact name, or else without regard to case."""
     return files.get(name, files.get(name.casefold()))
 
 
@@ -240,9 +240,9 @@ def _find(files: dict[str, Path], name: str) -> Path:
 
 
 def _boxes(file: Path) -> list[_Mark]:
-    """The boxes of a `bbGt` file, version 3: class, left, top, width, height and seven more numbers.
+    """Read the boxes of a `bbGt` file, version 3: class, left, top, width, height and seven more numbers.
 
-    The sixth of the seven is the mark "ignore" of that format (Dollár's toolbox); in ExDark all seven are 0.
+    The sixth of these seven is the mark "ignore" of the format (Dollár's toolbox); in ExDark all seven are 0.
     """
     try:
         lines = read_text(file).splitlines()

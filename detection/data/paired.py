@@ -1,4 +1,4 @@
-"""Test sets of enhancement as they are distributed: pairs of a dark and a well-lit image, or dark images alone.
+"""Reader of test sets of enhancement as distributed: pairs of a dark and a well-lit image, or dark images alone.
 
 LOL-v1: Wei et al., BMVC 2018. LOL-v2: Yang et al., IEEE TIP 2021. LSRW: Hai et al., JVCIR 2023.
 SICE: Cai et al., IEEE TIP 2018.
@@ -18,32 +18,33 @@ from glare.data.pairs import common_name, match_pairs, pair_folders, same_size
 from glare.files import IMAGE_SUFFIXES
 from glare.reading import left_alongside, open_image, read_header
 
-#: Folders of training images in the sets below, in lower case. They are tested on where they are named, not in passing.
+#: Folders of training images in these sets, in lower case. Such a folder is read only if it is named itself.
 _TRAINING = {"our485", "train", "training data"}
 #: SICE's folder of references.
 _LABEL = "label"
 
 
 def read_test_sets(*roots: str | Path) -> Dataset:
-    """Return all images below some folders that an enhancer can be tested on, the sound ones.
+    """Return all sound images below some folders that an enhancer can be tested on.
 
-    A folder with two of `glare.data.pairs.PAIR_FOLDERS`, such as ``low`` and ``high``, holds pairs; so does one
-    with ``Label``, SICE's references, of which each has a folder of exposures beside it: those darker than the middle
-    one are paired with it. Any other folder that holds images is a set without references. Folders of training
-    images (``our485``, ``Train``, ``Training data``) are passed over unless they are named themselves.
+    A folder with two of `glare.data.pairs.PAIR_FOLDERS`, such as ``low`` and ``high``, holds pairs. A folder with
+    ``Label``, SICE's references, holds pairs too: each reference has a folder of exposures beside ``Label``, and the
+    exposures darker than the middle one are paired with the reference. Any other folder that holds images is a set
+    without references. Folders of training images (``our485``, ``Train``, ``Training data``) are skipped unless
+    `roots` names them.
 
     Args:
-        roots: a folder of one of these kinds, or one above several, such as ``LOLv2`` or ``LSRW/Eval``.
+        roots: folders of these kinds, or folders above several, such as ``LOLv2`` or ``LSRW/Eval``.
 
     Returns:
-        Samples without boxes; their `light` is the set they are in: the name of its root and the folders below. Not
-        among them, and listed in `faults`: images without a partner, of another size than it, that cannot be read
-        as far as their headers go, or are a JPEG where the reference is lossless.
+        Samples without boxes. The `light` of a sample is the name of its set: the name of the root and the folders
+        below. Images are left out and listed in `faults` if they have no partner, differ from their partner in size,
+        have a header that cannot be read, or are a JPEG while the reference is lossless.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if two sets have one name, or two folders beside each other images of the same names and sizes: they
-            may be the two sides of pairs whose folders are called otherwise.
+        FileNotFoundError: if a folder is missing or holds no image.
+        ValueError: if two sets have one name, or if two folders beside each other hold images of the same names and
+            sizes: such folders may be the two sides of pairs under other names.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -74,14 +75,14 @@ def read_test_sets(*roots: str | Path) -> Dataset:
             samples += [_sample(folder, name, *pair) for pair in pairs if _alike(pair, problems)]
             faults += [problem.replace(f"{root}/", "") for problem in problems]
             told += [(file.name, f"{depth}, rounded to 8") for pair in pairs for file, depth in _depths(pair)]
-    # A line is told of each image, or pair, that cannot be tested on.
+    # Each fault so far is an image, or a pair, that cannot be tested on.
     left_out = len(faults)
     faults += [line for root in map(Path, roots) for line in left_alongside(root)]
     return Dataset(tuple(samples), (), faults=(*faults, *gathered(told)), left_out=left_out)
 
 
 def _folders(root: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """``root`` and the folders below, but not those inside a set of pairs, nor a link to one that it lies in."""
+    """Yield ``root`` and the folders below, except folders inside a set of pairs and links to a folder above."""
     yield root
     place = root.resolve()
     if not root.is_dir() or place in above or pair_folders(root) or _label(root):
@@ -113,9 +114,9 @@ def _check_sides(sets: Sequence[Path]) -> None:
 
 
 def _depths(pair: tuple[Path, Path | None]) -> Iterator[tuple[Path, str]]:
-    """The files of more than 8 bits, and what they are of."""
+    """Yield the files of more than 8 bits, and their depths."""
     for file in pair:
-        with suppress(OSError):  # which is told when it is loaded
+        with suppress(OSError):  # loading the file reports the error
             if file is not None and (depth := read_header(file).depth):
                 yield file, depth
 
@@ -138,7 +139,7 @@ def _label(folder: Path) -> Path | None:
 
 
 def _pairs(folder: Path) -> tuple[Sequence[tuple[Path, Path | None]], list[str]]:
-    """The pairs of a set, without a reference where there is none, and what is wrong with the rest."""
+    """Return the pairs of a set, with None for a missing reference, and a line on each unsound pair."""
     if pair_folders(folder):
         return match_pairs(folder)
     label = _label(folder)
@@ -157,12 +158,12 @@ def _pairs(folder: Path) -> tuple[Sequence[tuple[Path, Path | None]], list[str]]
 
 
 def _number(file: Path) -> tuple[int, str]:
-    """SICE's exposures are numbered, the darkest first."""
+    """Return the sort key of one of SICE's exposures, which are numbered from the darkest."""
     return (int(file.stem), "") if file.stem.isdecimal() else (0, file.stem)
 
 
 def _alike(pair: tuple[Path, Path | None], problems: list[str]) -> bool:
-    """Whether no JPEG is compared with a lossless reference; by what the files hold, whatever they are called."""
+    """Return whether a pair can be compared: not a JPEG with a lossless reference, by the files' contents."""
     low, reference = pair
     if reference is None or not is_jpeg(low) or is_jpeg(reference):
         return True
@@ -171,10 +172,10 @@ def _alike(pair: tuple[Path, Path | None], problems: list[str]) -> bool:
 
 
 def is_jpeg(file: Path) -> bool:
-    """Whether a file holds a JPEG.
+    """Return whether a file holds a JPEG.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     with open_image(file) as image:
         return image.format == "JPEG"

@@ -1,9 +1,9 @@
-"""A telephone's camera at night: a second way to darken test sets, of which training draws no part.
+"""A telephone's camera at night: a second way to darken test sets, which training never uses.
 
-`glare.data.camera`, from which training draws, demosaics by linear filters and denoises by a guided filter. Here the
-demosaicing is OpenCV's edge-aware one, and the denoiser is non-local means (Buades et al., "A non-local algorithm for
-image denoising", CVPR 2005, again OpenCV's): what is left of the noise is soft and blotched. Whoever gains on the bare
-sensor of `glare.data.degrade` alone has learned that sensor.
+`glare.data.camera`, which training uses, demosaics by linear filters and denoises by a guided filter. This module
+uses OpenCV's edge-aware demosaicing and OpenCV's non-local means (Buades et al., "A non-local algorithm for image
+denoising", CVPR 2005): the remaining noise is soft and blotched. A network that gains on the bare sensor of
+`glare.data.degrade` alone has learned that sensor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from PIL import Image
 from detection.data.core import Pixels
 from glare.data.degrade import linear_to_srgb, srgb_to_linear
 
-#: Electrons of a white pixel at exposure 1, and the deviation of reading: four frames of 800 and of 2, merged.
+#: Electrons of a white pixel at exposure 1, and deviation of the read noise: four merged frames of 800 and of 2.
 FULL_WELL, READ_NOISE = 3200.0, 4.0
-#: The converter's greatest value, and the one of no light.
+#: The converter's greatest value, and its value without light.
 WHITE, BLACK = 4095, 256
 #: White balance by lamplight: red, green, blue.
 GAINS = (1.5, 1.0, 2.1)
-#: Of JPEG.
+#: Quality of the JPEG.
 QUALITY = 90
 
 
@@ -32,12 +32,12 @@ def phone(clean: Pixels, exposure: float, generator: torch.Generator) -> Pixels:
     """Take the photograph again in little light, as a telephone does.
 
     Args:
-        clean: (H,W,3) uint8 RGB, by day, of even height and width or not.
+        clean: (H,W,3) uint8 RGB, by day, of any height and width.
         exposure: factor on linear light, above 0.
         generator: source of the noise; the same state gives the same image.
 
     Returns:
-        (H,W,3) uint8 RGB, out of a JPEG.
+        (H,W,3) uint8 RGB, decoded from a JPEG.
     """
     import cv2
 
@@ -50,13 +50,12 @@ def phone(clean: Pixels, exposure: float, generator: torch.Generator) -> Pixels:
     electrons = torch.poisson(raw * FULL_WELL, generator=generator)
     electrons = electrons + READ_NOISE * torch.randn(raw.shape, generator=generator)
     counts = (BLACK + electrons / FULL_WELL * (WHITE - BLACK)).round().clamp(0, WHITE)
-    # OpenCV calls a mosaic by its second row and column: red in the first is blue there.
+    # OpenCV names a mosaic by its second row and column, so a mosaic with red in the first row is BG there.
     colours = cv2.demosaicing(counts.numpy().astype(np.uint16), cv2.COLOR_BayerBG2RGB_EA)
     developed = (torch.from_numpy(colours.astype(np.float32)) - BLACK) / (WHITE - BLACK) * gains
     noisy = (linear_to_srgb(developed.clamp(0, 1)) * 255).round().to(torch.uint8).numpy()[:height, :width]
-    strength = 2.5 * noise_deviation(
-        noisy
-    )  # demosaicing has spread the noise, and hidden some from the measure
+    # Demosaicing has spread the noise, and hidden some from the measure.
+    strength = 2.5 * noise_deviation(noisy)
     smooth = cv2.fastNlMeansDenoisingColored(
         np.ascontiguousarray(noisy), None, h=strength, hColor=3 * strength, searchWindowSize=15
     )
@@ -66,10 +65,10 @@ def phone(clean: Pixels, exposure: float, generator: torch.Generator) -> Pixels:
 
 
 def noise_deviation(image: Pixels) -> float:
-    """Estimate the standard deviation of white noise in an image (H,W,3) uint8, in its own units.
+    """Estimate the standard deviation of white noise in an image (H,W,3) uint8, in grey levels.
 
-    By the median of the finest diagonal differences (Donoho and Johnstone, "Ideal spatial adaptation by wavelet
-    shrinkage", Biometrika 1994).
+    The estimate is the scaled median of the finest diagonal differences (Donoho and Johnstone, "Ideal spatial
+    adaptation by wavelet shrinkage", Biometrika 1994).
     """
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     luma: NDArray[np.float32] = image[:height, :width].mean(2, dtype=np.float32)

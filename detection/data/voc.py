@@ -1,4 +1,4 @@
-"""PASCAL VOC's XML files, one for each image, wherever they lie.
+"""Reader of PASCAL VOC's XML files, one for each image, in any folder.
 
 Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective", IJCV 2015.
 """
@@ -17,29 +17,29 @@ from detection.data.core import Dataset, Sample, file_sample, gathered, inside_i
 from glare.reading import find_files, left_alongside, read_header, read_text
 
 LISTS = Path("ImageSets", "Main")
-"""Where VOC lists the images of each split, in a text file of the name of the split."""
+"""Folder of VOC's lists of images: a text file of each split, with the name of the split."""
 
 
 def read_voc(
     root: str | Path, split: str | None = None, *, classes: Sequence[str] = EXDARK_CLASSES
 ) -> Dataset:
-    """Read a set of XML files; of each image only the header is opened, for its size.
+    """Read a set of XML files; only the headers of the images are read, for their sizes.
 
     Args:
         root: a folder above the XML files (``Annotations/`` in VOC) and the images (``JPEGImages/``, ``images/``,
-            ``data/``, or beside the XML files, as LabelImg and Roboflow have them).
-        split: a list in ``ImageSets/Main/``, or a folder of this name; by default all that lies below `root`.
+            ``data/``, or beside the XML files, as LabelImg and Roboflow write them).
+        split: a list in ``ImageSets/Main/``, or a folder of this name; by default all files below `root`.
         classes: the classes to keep, matched by name; boxes of any other class are left out.
 
     Returns:
-        The set of the images that have an XML file, in the order of the names. Coordinates are taken as they are
-        written, from 0, as most tools write them. What is ``difficult`` is neither to be found nor a mistake. ``size``
-        decides whether boxes belong to stored or upright pixels, see `read_coco`. What cannot be read is left out and
-        listed in its `faults`, and so are images without an XML file.
+        The set of the images that have an XML file, in the order of the names. Coordinates count from 0, as most tools
+        write them. A ``difficult`` box is a crowd, see `Sample`. ``size`` decides whether boxes belong to stored or
+        upright pixels, see `read_coco`. Images and XML files that cannot be read, and images without an XML file, are
+        left out and listed in the `faults`.
 
     Raises:
-        FileNotFoundError: if there are no such files, or no such split.
-        ValueError: if none of the classes is among `classes`.
+        FileNotFoundError: if there are no XML files of VOC, or the split is missing.
+        ValueError: if no class of the set is among `classes`.
     """
     title = Path(root).name
     root, wanted = _split(Path(root), split)
@@ -107,7 +107,7 @@ def read_voc(
 
 @dataclass(frozen=True)
 class _Annotation:
-    """An XML file."""
+    """Content of an XML file."""
 
     file: str  # the name of the image
     size: tuple[float, float] | None  # width and height
@@ -117,7 +117,7 @@ class _Annotation:
 
 
 def _split(root: Path, split: str | None) -> tuple[Path, set[str] | None]:
-    """The folder of a split, and the names of its images where a list gives them."""
+    """Return the folder of a split, and the names of its images where a list gives the names."""
     if split is None:
         return root, None
     file = root / LISTS / f"{split}.txt"
@@ -131,7 +131,7 @@ def _split(root: Path, split: str | None) -> tuple[Path, set[str] | None]:
 
 
 def _picture(file: Path, annotation: _Annotation, by_name: Mapping[str, Sequence[Path]]) -> Path:
-    """The image of an XML file that lies elsewhere; of several of the name the one in a folder called as its own."""
+    """Find the image of an XML file in another folder; among several, the one in a folder of the same name."""
     keys = annotation.file.casefold(), file.stem.casefold()
     found = next((by_name[key] for key in keys if key in by_name), [])
     found = [picture for picture in found if picture.parent.name == file.parent.name] or found
@@ -142,7 +142,7 @@ def _picture(file: Path, annotation: _Annotation, by_name: Mapping[str, Sequence
 
 
 def _annotation(file: Path) -> _Annotation | None:
-    """What an XML file says; None if it is not of this kind."""
+    """Read an XML file; return None if the file is no annotation."""
     try:
         top = ElementTree.fromstring(file.read_bytes())
     except ElementTree.ParseError as error:

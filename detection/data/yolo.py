@@ -1,4 +1,4 @@
-"""YOLO's layout, read and written: a folder of images beside one of label files."""
+"""Reader and writer of YOLO's layout: a folder of images beside a folder of label files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from glare.reading import find_files, left_alongside, open_image, read_header, r
 SPLITS = ("train", "val", "test")
 """The parts of a set in ultralytics' ``data.yaml``."""
 _PIXELS = 10.0
-"""What is larger is no number relative to the size of an image, however carelessly a box was drawn."""
+"""Limit of coordinates relative to an image's size, even of a carelessly drawn box; larger numbers are pixels."""
 
 
 def read_yolo(
@@ -44,30 +44,30 @@ def read_yolo(
     names: Sequence[str] | None = None,
     classes: Sequence[str] = EXDARK_CLASSES,
 ) -> Dataset:
-    """Read a set in YOLO's layout; of each image only the header is opened, for its size.
+    """Read a set in YOLO's layout; only the headers of the images are read, for their sizes.
 
     Args:
-        root: a description such as ultralytics' ``data.yaml`` or Darknet's ``obj.data``, which says where the images of
-            each split lie, or a folder with one, whatever it is called; without one a folder with ``images/``. The
-            labels lie under the same relative names in the folder that is called ``labels`` where that of the images is
-            called ``images``, or beside the images (``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...``, relative
-            to the size of the image as EXIF orientation has it turned); an image without a label file has no objects.
-        split: ``train``, ``val`` or ``test`` of the description; by default ``val``, and where the description names
-            no such split, or there is none, all of ``images/``. A split may be a folder, a list of images in a text
-            file, a pattern, or a list of these.
-        names: what the class numbers mean; by default what the description, ``classes.txt`` or ``obj.names`` say.
-            Without any of them the eighty classes of COCO are supposed, and its `note` says so.
+        root: a description such as ultralytics' ``data.yaml`` or Darknet's ``obj.data``, which names the images of each
+            split; or a folder that holds a description of any name; or a folder with ``images/``. The label files have
+            the relative names of the images, and lie in a folder ``labels`` in place of ``images``, or beside the
+            images. A line of a label file is ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...``, relative to the
+            size of the image after EXIF orientation. An image without a label file has no objects.
+        split: ``train``, ``val`` or ``test`` of the description. The default is ``val``, or all of ``images/`` where no
+            description names ``val``. In the description a split is a folder, a text file with a list of images, a
+            pattern, or a list of these.
+        names: the names of the class numbers; by default the names in the description, ``classes.txt`` or
+            ``obj.names``. Without such a file the numbers are taken for COCO's, and the set's `note` says so.
         classes: the classes to keep; boxes of any other class are left out.
 
     Returns:
-        The set. Images and label files that cannot be read are left out and listed in its `faults`, and so
-        are label files without an image, and boxes that had to be cut to the image, or dropped with nothing of
-        them inside, or that are there twice (those images stay).
+        The set. Images and label files that cannot be read are left out and listed in the `faults`. The `faults` also
+        list label files without an image, and boxes that were cut to the image, or dropped as outside or as
+        duplicates; the images of such boxes stay.
 
     Raises:
-        FileNotFoundError: if there are no images, or no folder of labels, or a split that is named is not there.
-        ValueError: if there is no such split, none of the names is among `classes`, or nobody can tell what the class
-            numbers mean: files disagree, or none says it and there are numbers beyond COCO's eighty.
+        FileNotFoundError: if there are no images, or no folder of labels, or the images of a named split are missing.
+        ValueError: if the split is unknown, no name is among `classes`, or the meaning of the class numbers is unknown:
+            files disagree, or no file names the classes and there are numbers beyond COCO's eighty.
 
     >>> import tempfile
     >>> from detection import sample_set
@@ -81,7 +81,7 @@ def read_yolo(
     if split is None and about.content.get("val"):
         split = "val"
     whole = _whole(about.folder)
-    if split is None and about.splits and not whole.is_dir():  # CVAT's, which may name `train` alone
+    if split is None and about.splits and not whole.is_dir():  # CVAT may name `train` alone
         split = about.splits[0]
     if split is None:
         parts = [part for part in SPLITS if (whole / part).is_dir()]
@@ -102,7 +102,7 @@ def read_yolo(
 
 
 def _whole(folder: Path) -> Path:
-    """Where the images of a set are that names no splits: ``images/``, or a folder that has label files beside them."""
+    """Find the folder of all images of a set: ``images/``, or a folder with label files beside the images."""
     if not (folder / "images").is_dir():
         for beside in (folder / "data", folder / "obj_train_data", folder):
             if any(file.with_suffix(".txt").is_file() for file in find_files(beside)):
@@ -111,12 +111,12 @@ def _whole(folder: Path) -> Path:
 
 
 def yolo_splits(root: str | Path) -> tuple[str, ...]:
-    """Return the splits, out of ``train``, ``val`` and ``test``, that a set's description names, be they there or not.
+    """Return the splits, out of ``train``, ``val`` and ``test``, that a set's description names, present or not.
 
-    ``train`` and ``val`` are one and the same in some; then neither is told.
+    A ``train`` and a ``val`` of the same images are both left out.
 
     Args:
-        root: the file, or a folder that may hold it.
+        root: the description, or a folder that may hold a description.
     """
     about = _described(Path(root))
     if about.content.get("train") == about.content.get("val"):
@@ -126,7 +126,7 @@ def yolo_splits(root: str | Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Images of a split: all below a folder, or some of it."""
+    """Images of a split: all images below a folder, or some of them."""
 
     folder: Path
     listed: tuple[Path, ...] | None = None
@@ -134,11 +134,11 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Description:
-    """What a file says of a set; empty where there is none."""
+    """Description of a set in a file; empty where there is no such file."""
 
-    file: Path  # where it is, or would be
+    file: Path  # the path, also of a missing file
     content: dict[str, Any]
-    explicit: bool = False  # whether the user named it
+    explicit: bool = False  # whether the user named the file
 
     @property
     def folder(self) -> Path:
@@ -150,19 +150,19 @@ class _Description:
 
     @property
     def nameless(self) -> bool:
-        """Whether there is only the number of the classes."""
+        """Return whether the description gives the number of the classes but no names."""
         return "nc" in self.content and self.content.get("names") is None
 
     @property
     def keypoints(self) -> int:
-        """How many numbers stand behind the box of a pose."""
+        """Return how many numbers follow the box of a pose."""
         shape = self.content.get("kpt_shape")
         return int(np.prod(shape)) if isinstance(shape, list) and shape else 0
 
     def places(self, split: str) -> list[_Place]:
-        """Where the images of a split are; raises FileNotFoundError if they are not there."""
+        """Find the images of a split; raise FileNotFoundError if there are none."""
         base = self.folder / _slashes(self.content.get("path") or "")
-        if not base.is_dir():  # the place on somebody else's disk
+        if not base.is_dir():  # a path on another machine
             base = self.folder
         named = self.content[split]
         found = []
@@ -181,10 +181,10 @@ def _slashes(name: object) -> str:
 
 
 def _place(base: Path, name: str) -> _Place | None:
-    # Roboflow's paths start one folder too high, CVAT's with a folder `data` that is not there.
+    # Roboflow's paths start one folder too high; CVAT's paths start with a folder `data` that does not exist.
     tried = [base / name, base / name.removeprefix("../"), base / name.removeprefix("data/")]
     for path in tried:
-        # Some name the folder above that of the images.
+        # Some descriptions name the folder above the folder of the images.
         for folder in (path / "images", path):
             if folder.is_dir():
                 return _Place(folder)
@@ -200,7 +200,7 @@ def _place(base: Path, name: str) -> _Place | None:
 
 
 def _listed_file(beside: Path, base: Path, line: str) -> Path:
-    """The image that a line of a list names: from the list's folder, from the set's, or from the working one."""
+    """Find the image that a line of a list names, below the list's folder, the set's or the working folder."""
     short = line.removeprefix("./")
     tried = [beside / short, base / short, base / short.removeprefix("data/"), Path(line)]
     return next((path for path in tried if path.is_file()), base / short)
@@ -213,7 +213,7 @@ def _some(files: Sequence[Path]) -> _Place | None:
 
 
 def _described(root: Path) -> _Description:
-    """The description of a set: the file, or the one in a folder that ultralytics would take."""
+    """Find the description of a set: the file itself, or the file in a folder that ultralytics would take."""
     if not root.is_dir():
         return _Description(root, _content(root), explicit=True) if root.is_file() else _Description(root, {})
     found: list[_Description] = []
@@ -227,7 +227,7 @@ def _described(root: Path) -> _Description:
         except ValueError as error:
             broken.append(error)
             continue
-        # Not what else is written as YAML, such as the settings of a training.
+        # Other YAML files, such as the settings of a training, are no descriptions.
         if content.keys() & {"names", "nc"} or (content.keys() & set(SPLITS) and file.name == "data.yaml"):
             found.append(_Description(file, content))
     if broken and (not found or root / "data.yaml" not in [one.file for one in found]):
@@ -247,7 +247,7 @@ def _described(root: Path) -> _Description:
 
 def _content(file: Path) -> dict[str, Any]:
     text = read_text(file)
-    if file.suffix == ".data":  # Darknet's: a key, an equals sign and a value on each line
+    if file.suffix == ".data":  # of Darknet: a key, an equals sign and a value on each line
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         ours = {"valid": "val", "classes": "nc"}
         said: dict[str, Any] = {ours.get(key.strip(), key.strip()): value.strip() for key, _, value in pairs}
@@ -289,7 +289,7 @@ def _read_yolo(
         own = image_files(place.folder) if place.listed is None else list(place.listed)
         labels = _labels(place.folder)
         written = {image: label for image in own if (label := _label_file(image)).is_file()}
-        if not written and not labels.is_dir():  # every image would be one without objects
+        if not written and not labels.is_dir():  # otherwise every image would count as one without objects
             raise FileNotFoundError(f"Expected the labels of {place.folder} in {labels} but there is none.")
         if place.listed is None:
             faults += left_alongside(place.folder)
@@ -338,7 +338,7 @@ def _read_yolo(
 
 
 def _labels(path: Path) -> Path:
-    """Where the labels of an image or of a folder of images are: the last ``images`` in its path is ``labels``."""
+    """Return the labels' path of an image or a folder: its path with ``labels`` for the last ``images``."""
     parts = list(path.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -346,14 +346,14 @@ def _labels(path: Path) -> Path:
 
 
 def _label_file(image: Path) -> Path:
-    """The label file of an image: in the folder of labels, or beside the image as Darknet has it."""
+    """Return the label file of an image: in the folder of labels, or beside the image as in Darknet."""
     label = _labels(image).with_suffix(".txt")
     beside = image.with_suffix(".txt")
     return beside if not label.is_file() and beside.is_file() else label
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images below a folder; raises FileNotFoundError if there are none."""
+    """Return the images below a folder; raise FileNotFoundError if there are none."""
     files = find_files(folder)
     if not files:
         raise FileNotFoundError(f"Expected images in {folder} but found none.")
@@ -361,10 +361,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str]:
-    """Return a line on each label file below ``labels`` that is of none of the image files below ``images``."""
+    """Return a line on each label file below ``labels`` without an image file of its name below ``images``."""
     known = {file.relative_to(images).with_suffix("") for file in files}
     written = [file.relative_to(labels) for file in find_files(labels, {".txt"})]
-    # `classes.txt` is what labelling tools leave beside the labels.
+    # Labelling tools leave a `classes.txt` beside the labels.
     return [
         f"{labels.name}/{label.as_posix()}: there is no image of this name"
         for label in written
@@ -375,7 +375,7 @@ def without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str
 def _names(
     root: Path, about: _Description, places: Sequence[_Place], told: list[str]
 ) -> Sequence[str] | None:
-    """What the class numbers mean; None if no file says it. What is not to be lost is added to ``told``."""
+    """Return the names of the class numbers, None if no file has names; add messages to ``told``."""
     named: dict[Path, list[str]] = {}
     if about.content.get("names") is not None:
         named[about.file] = _names_in(about)
@@ -386,7 +386,7 @@ def _names(
         files = [folder / "classes.txt", folder / "_darknet.labels", *sorted(folder.glob("*.names"))]
         named |= {file: _lines(file) for file in files if file.is_file()}
     for file in sorted([*about.folder.glob("*.yaml"), *about.folder.glob("*.yml")]):
-        with suppress(ValueError):  # no description, or one that says nothing
+        with suppress(ValueError):  # the file is no description, or an empty one
             if file not in named and "names" in (content := _content(file)):
                 named[file] = _names_in(_Description(file, content))
     if not named:
@@ -421,7 +421,7 @@ def _unnamed(about: _Description) -> str:
 
 def _names_in(about: _Description) -> list[str]:
     names = about.content.get("names")
-    if names is None and "nc" in about.content:  # as ultralytics has it
+    if names is None and "nc" in about.content:  # names that ultralytics makes up
         try:
             return [f"class_{number}" for number in range(int(about.content["nc"]))]
         except (TypeError, ValueError) as error:
@@ -429,7 +429,7 @@ def _names_in(about: _Description) -> list[str]:
                 f"Expected a number `nc` in {about.file} but got {about.content['nc']!r}."
             ) from error
     if isinstance(names, dict):
-        by_number = {int(number): name for number, name in names.items()}  # quoted ones too
+        by_number = {int(number): name for number, name in names.items()}  # quoted numbers too
         if sorted(by_number) != list(range(len(by_number))):
             raise ValueError(
                 f"Expected the numbers of {about.file} to be 0 to {len(names) - 1} but got {list(names)}."
@@ -445,7 +445,7 @@ def _names_in(about: _Description) -> list[str]:
 
 
 def _yolo_labels(file: Path, classes: int | None, keypoints: int = 0) -> list[tuple[int, list[float]]]:
-    """The boxes of a label file; without a number of ``classes`` any class will do."""
+    """Read the boxes of a label file; without a number of ``classes`` any class is valid."""
     marks = []
     lines = read_text(file).splitlines() if file.is_file() else []
     for place, line in enumerate(lines, 1):
@@ -470,31 +470,31 @@ def _yolo_labels(file: Path, classes: int | None, keypoints: int = 0) -> list[tu
 
 
 def _around(x: Sequence[float], y: Sequence[float]) -> list[float]:
-    """The box around a polygon: its centre, width and height."""
+    """Return the centre, width and height of the box around a polygon."""
     return [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
 
 
 def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> Dataset:
-    """Write sets as ultralytics trains on them: ``images/``, ``labels/`` and ``data.yaml``, which names no place.
+    """Write sets in the layout that ultralytics trains on: ``images/``, ``labels/`` and a ``data.yaml`` without a path.
 
-    Images are copied, and those that are no files, or that EXIF orientation would turn, are written as PNG of
-    the stored pixels: ultralytics turns an image but not its boxes. No links: it also repairs broken JPEG files
-    in place. Boxes are cut to the image, since it drops an image with any beyond; crowds are left out, since a
-    label file knows none.
+    Images are copied; images that are no files, or that EXIF orientation would turn, are written as PNG of the
+    stored pixels, because ultralytics turns an image but not its boxes. Files are copied and not linked, because
+    ultralytics repairs broken JPEG files in place. Boxes are cut to the image, because ultralytics drops an image
+    with a box beyond the border. Crowds are left out, because a label file cannot mark a crowd.
 
     Args:
-        dataset: a set, for training and validation both; or sets by their names in ultralytics' YAML, ``train``,
-            ``val`` and ``test``, which go to ``images/train`` and so on. Without ``val`` or ``train`` the first
-            set stands in.
+        dataset: a set for both training and validation; or sets by their names in ultralytics' YAML, ``train``,
+            ``val`` and ``test``, which go to ``images/train`` and so on. The first set stands in for a missing
+            ``val`` or ``train``.
         folder: a folder that is new or empty.
 
     Returns:
-        What is in the folder, all sets together. Its `faults` are those of the sets, what was cut, and the images
-        that could not be read, which are left out.
+        All images in the folder as one set. Its `faults` are those of the given sets, and lines on boxes that were cut
+        and on images that could not be read and are left out.
 
     Raises:
-        ValueError: if a set has another name or other classes than the first, or if two images have one name, as the
-            lights of a photograph do: one light per folder.
+        ValueError: if a set has another name or other classes than the first set, or if two images have one name, as
+            the lights of a photograph do: write each light to a folder of its own.
         FileExistsError: if there is something in the folder.
         FileNotFoundError: if no image could be written.
 
@@ -539,7 +539,7 @@ def write_yolo(dataset: Dataset | Mapping[str, Dataset], folder: str | Path) -> 
 
 
 def _stems(dataset: Dataset) -> list[Path]:
-    """The names of the label files of the samples, without ``.txt``."""
+    """Return the names of the label files of the samples, without ``.txt``."""
     names = [relative_name(sample.name).as_posix() for sample in dataset.samples]
     found = stems(names)
     if twice := [stem for stem, count in Counter(map(str.casefold, found)).items() if count > 1]:
@@ -551,7 +551,7 @@ def _stems(dataset: Dataset) -> list[Path]:
 
 
 def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:
-    """Write one image and its label file; returns what had to be cut."""
+    """Write one image and its label file; return lines on boxes that had to be cut."""
     source = sample.path if sample.path and _can_be_copied(sample.path) else None
     picture = open_image(source) if source else Image.fromarray(sample.load())
     with picture:
@@ -563,7 +563,7 @@ def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:
             for (x1, y1, x2, y2), label, crowd in zip(inside.boxes, inside.labels, inside.crowd, strict=True)
             if not crowd
         ]
-        # The labels first: an image without any would be taken for one without objects.
+        # The label file comes first: an image without a label file would be taken for one without objects.
         with whole_file(folder / "labels" / f"{stem}.txt") as beside:
             beside.write_text("".join(lines), encoding="utf-8")
         with whole_file(folder / "images" / f"{stem}{source.suffix if source else '.png'}") as beside:
