@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from detection import Dataset, sample_set, write_darkened
+from glare import GLARE, weights
+from glare.data.overlap import fingerprints
 from tests.scripts import EXPERIMENTS, load_script
 
 Main = Callable[[list[str]], None]
@@ -120,6 +122,32 @@ def test_pairs_and_images_alone(
     for name in ("results.json", "results.md", "results.tex", "report.html"):
         assert str(tmp_path) not in (out / name).read_text()
     assert "coffee.png" in page
+
+
+def test_scenes_that_the_weights_have_seen_are_counted_by_set(
+    main: Main, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    photographs = sample_set().samples
+    for side, factor in (("low", 8), ("high", 1)):
+        (other / side).mkdir(parents=True)
+        for i in (0, 1, 2):
+            small = Image.fromarray(photographs[i].load() // factor).resize((90, 60))
+            small.save(other / side / f"{i}.png")
+    # Of `pairs` one is known, by what it shows: its name is another. Of `other` two.
+    first, two = sorted((pairs / "high").iterdir())[:1], sorted((other / "high").iterdir())[:2]
+    known = fingerprints([*first, *two])
+    lines = [f"{line.split()[0]} {i}00.png" for i, line in enumerate(known)]
+    file = weights.save(GLARE("tiny"), tmp_path / "network", history=[{"stage": "fusion", "hashes": lines}])
+    out = tmp_path / "out"
+    main(f"--data {pairs} {other} --enhancers raw,glare={file} --device cpu --out {out}".split())
+    line = (
+        f"Scenes that the weights of glare={file.name} were trained on, by set: "
+        f"{tmp_path.name}/pairs 1 of 2, {tmp_path.name}/other 2 of 3."
+    )
+    assert line in capsys.readouterr().out
+    assert line in (out / "results.md").read_text()
+    assert line in json.loads((out / "results.json").read_text())["notes"]
 
 
 def test_built_in_set(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
