@@ -65,7 +65,8 @@ def evaluate(
         detectors: a detector, or several by the name of their rows. Their classes are matched by name to those of
             the set; what the set does not know is left out.
         metrics: of image quality, see `detection.metrics.image_quality`: ``PSNR`` and ``SSIM`` where there is a
-            reference, ``NIQE`` where there is none, ``lpips(network)``, ``gt_mean(METRICS["PSNR"])``, or your own.
+            reference, ``NIQE`` (its column is ``NIQE (own model)``) where there is none, ``lpips(network)``,
+            ``gt_mean(METRICS["PSNR"])``, or your own.
         cache: place to keep, and look for, the results of enhancers and detectors that have an ``identity``.
         progress: show a progress bar.
         on_image: called with each image, its enhanced versions and the first detector's detections in them.

@@ -1,4 +1,4 @@
-"""Tell how close enhanced images come to their references, or how natural they look: PSNR, SSIM, LPIPS, NIQE.
+"""Tell how close enhanced images come to their references (PSNR, SSIM, LPIPS), or how natural they look (NIQE).
 
     python experiments/enhance_lol.py
     python experiments/enhance_lol.py --data LOLv1/eval15 --enhancers raw,gamma,glare,folder:their_results --gt-mean

@@ -14,6 +14,7 @@ from PIL import Image
 
 from detection.data.core import Dataset, Detections, Pixels, Sample, stems
 from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
+from detection.metrics.image_quality import METRICS
 from detection.report.best_worst import comparisons
 from detection.report.charts import Chart, bars, curves
 from detection.report.draw import Panel, save_picture, side_by_side, stacked
@@ -187,9 +188,10 @@ def notes_on_bench(
                 else ""
             ),
         )
-    if "NIQE" in table and table["NIQE"].notna().any():
+    niqe = METRICS["NIQE"].name
+    if niqe in table and table[niqe].notna().any():
         notes.append(
-            "NIQE, the smaller the better, of the images that it can judge behind every enhancer, by the published "
+            f"{niqe}, the smaller the better, of the images that it can judge behind every enhancer, by the published "
             "formula with a model of our own (BSDS500): compare its values with each other. It knows nothing of what "
             "a detector sees."
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
-from detection.metrics.image_quality import GT_MEAN
+from detection.metrics.image_quality import GT_MEAN, METRICS
 from detection.report.best_worst import by_metric
 from detection.report.charts import bars
 from detection.report.page import Comparison, Figure, Notes, Section, Table, made_with_section, write_html
@@ -77,10 +77,10 @@ def notes_on_restoration(results: Results, device: str) -> list[str]:
             f"The columns with{GT_MEAN} are of images that were first scaled to the mean grey level of their "
             "reference: they use the answer, and plain gamma shows how much that is worth. Quote the plain ones."
         )
-    if "NIQE" in metrics:
+    if METRICS["NIQE"].name in metrics:
         notes.append(
-            "NIQE, the smaller the better, by the published formula with a model of our own (BSDS500): compare its "
-            "values with each other and not with published ones."
+            f"{METRICS['NIQE'].name}, the smaller the better, by the published formula with a model fitted by us "
+            "(BSDS500): compare its values with each other and not with published ones."
         )
     notes.append(
         f"{device}. ms: mean per image, the enhancer alone, when it was computed. MB: the highest memory of "

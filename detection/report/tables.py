@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from detection.metrics.image_quality import METRICS
 from glare.files import whole_file
 
 # By the column's name, or the first word of it, so that PSNR_low has as many decimals as PSNR.
@@ -58,7 +59,9 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     against = [_against_raw(row) for row in table.to_dict("records")]
     wanted = [*_KEYS, "mAP50", "against raw", "mAP50-95", "VOC_AP50"]
     wanted += [
-        name for name in ("PSNR", "SSIM", "LPIPS", "NIQE") if name in table and table[name].notna().any()
+        name
+        for name in ("PSNR", "SSIM", "LPIPS", METRICS["NIQE"].name)
+        if name in table and table[name].notna().any()
     ]
     wanted += ["ms", "detector_ms", "MB", "images", "boxes"]
     if any(against):

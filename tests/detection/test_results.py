@@ -220,12 +220,12 @@ class TestWithoutReference:
     def test_niqe(self, night: Dataset) -> None:
         alone = [replace(sample, reference=None, reference_path=None) for sample in night.samples]
         found = collect(replace(night, samples=tuple(alone)), {"raw": raw, **CLASSICS}, metrics=["NIQE"])
-        assert names(found) == ("NIQE",)
+        assert names(found) == ("NIQE (own model)",)
         assert set(METRICS) > {"NIQE"}
         for row, record in zip(found.images().to_dict("records"), found.records, strict=True):
             made = found.enhancers[record.enhancer](night.samples[record.sample].load())
             expected = niqe.NIQE()(torch.from_numpy(made).permute(2, 0, 1)[None] / 255).item()
-            assert row["NIQE"] == pytest.approx(expected, rel=1e-4)
+            assert row["NIQE (own model)"] == pytest.approx(expected, rel=1e-4)
 
     def test_what_niqe_can_not_judge(self, night: Dataset) -> None:
         good = replace(night.samples[0], reference=None)
@@ -233,9 +233,12 @@ class TestWithoutReference:
         small = replace(good, name="small", load=lambda: np.zeros((95, 300, 3), np.uint8))
         found = collect(Dataset((good, black, small)), {"raw": raw}, metrics=["NIQE"])
         assert len(found.samples) == 1
-        assert found.faults[0] == "black (dark): NIQE: ValueError: less than two blocks of 96×96 have grain"
         assert (
-            "NIQE: ValueError: Expected images of at least 96×192 or 192×96 but got (95, 300)"
+            found.faults[0]
+            == "black (dark): NIQE (own model): ValueError: less than two blocks of 96×96 have grain"
+        )
+        assert (
+            "NIQE (own model): ValueError: Expected images of at least 96×192 or 192×96 but got (95, 300)"
             in found.faults[1]
         )
 
