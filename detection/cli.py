@@ -28,7 +28,7 @@ from detection.detectors.base import Detector
 from detection.enhancers import NAMES, Enhancer, Folder, enhancer, raw
 from detection.faults import FaultError, blame, one_line
 from detection.metrics.face_in_person import PERSON, RULE
-from detection.metrics.image_quality import METRICS, Metric, gt_mean, lpips
+from detection.metrics.image_quality import DEFINITIONS, METRICS, Metric, gt_mean, lpips
 from detection.metrics.leakage import find_leakage, scenes_seen
 from detection.report.bench import Pictures, notes_on_bench, remove_pictures, write_bench
 from detection.report.faces import notes_on_faces, table_of_faces, write_faces
@@ -246,6 +246,12 @@ def restore(arguments: Sequence[str] | None = None, program: str = "-m detection
         help="a column of LPIPS-alex, from the file of its state_dict, or else with torchvision's AlexNet, which is "
         "downloaded",
     )
+    parser.add_argument(
+        "--as",
+        dest="definition",
+        choices=DEFINITIONS,
+        help="also PSNR and SSIM as a package of others defines them, in columns of that name",
+    )
     parser.add_argument("--device", default=_device())
     parser.add_argument("--out", type=Path, default=Path("runs") / _name(program).split()[-1])
     parser.add_argument("--cache", type=Path, help="folder of enhanced images (default: cache in --out)")
@@ -264,6 +270,8 @@ def _restore(args: argparse.Namespace, typed: str) -> None:
     if args.gt_mean:
         enhancers = beside_gamma(enhancers)
         compared = [one for metric in compared for one in (metric, gt_mean(metric))]
+    if args.definition:
+        compared += DEFINITIONS[args.definition]
     metrics = compared if _has(data, references=True) else []
     if _has(data, references=False):
         metrics = [*metrics, METRICS["NIQE"]]

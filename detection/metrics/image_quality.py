@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -191,6 +192,49 @@ METRICS = {
     "NIQE": Metric("NIQE (own model)", niqe, needs_reference=False, higher_is_better=False),
 }
 """The metrics that need nothing, by the names that ask for them."""
+
+
+def _full_y(image: Pixels) -> Tensor:
+    """Return the luma, 0.299 R + 0.587 G + 0.114 B, as (1, 1, H, W) in [0,1]."""
+    return (as_tensor(image) * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _limited_y(image: Pixels) -> Tensor:
+    """Return the luma of limited range, from 16/255 for black to 235/255 for white, as (1, 1, H, W)."""
+    return 16 / 255 + (as_tensor(image) * torch.tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255).sum(
+        1, keepdim=True
+    )
+
+
+def _reduced(image: Pixels) -> Tensor:
+    """Average an image down to about 256 pixels on its shorter side, (1, 3, h, w)."""
+    return F.avg_pool2d(as_tensor(image), max(1, round(min(image.shape[:2]) / 256)))
+
+
+def _of(
+    function: Callable[[Tensor, Tensor], Tensor], convert: Callable[[Pixels], Tensor]
+) -> Callable[..., float]:
+    return lambda image, reference: float(function(convert(image), convert(reference)))
+
+
+def _ssim_of_8_bits(image: Tensor, reference: Tensor) -> Tensor:
+    """Return SSIM of images that are rounded to 8 bits; where the structure is negative it is 0."""
+    structure, luminance = metrics.ssim_maps(*((255 * one).round() / 255 for one in (image, reference)))
+    return (structure.relu() * luminance).mean()
+
+
+DEFINITIONS = {
+    "pyiqa-y": (
+        Metric("PSNR pyiqa-y", _of(metrics.psnr, _full_y)),
+        Metric("SSIM pyiqa-y", _of(_ssim_of_8_bits, _full_y)),
+    ),
+    "basicsr-y": (
+        Metric("PSNR basicsr-y", _of(metrics.psnr, _limited_y)),
+        Metric("SSIM basicsr-y", _of(metrics.ssim, _limited_y)),
+    ),
+    "piq": (Metric("SSIM piq", _of(metrics.ssim, _reduced)),),
+}
+"""What others call PSNR and SSIM, for who must compare with them, beside the plain ones: see docs/metrics.md."""
 
 
 def by_name(wanted: Iterable[str | Metric]) -> tuple[Metric, ...]:

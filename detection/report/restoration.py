@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from detection.metrics.bootstrap import ENOUGH_PHOTOGRAPHS
-from detection.metrics.image_quality import GT_MEAN, METRICS
+from detection.metrics.image_quality import DEFINITIONS, GT_MEAN, METRICS
 from detection.report.best_worst import by_metric
 from detection.report.charts import bars
 from detection.report.page import Comparison, Figure, Notes, Section, Table, made_with_section, write_html
@@ -77,6 +77,12 @@ def notes_on_restoration(results: Results, device: str) -> list[str]:
             f"The columns with{GT_MEAN} are of images that were first scaled to the mean grey level of their "
             "reference: they use the answer, and plain gamma shows how much that is worth. Quote the plain ones."
         )
+    for definition, others in DEFINITIONS.items():
+        if others[0].name in metrics:
+            notes.append(
+                f"{' and '.join(one.name for one in others)}: by the definition of others (docs/metrics.md), to "
+                f"compare with figures of {definition} alone. Quote the plain ones."
+            )
     if METRICS["NIQE"].name in metrics:
         notes.append(
             f"{METRICS['NIQE'].name}, the smaller the better, by the published formula with a model fitted by us "

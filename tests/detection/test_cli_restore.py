@@ -151,6 +151,14 @@ def test_scenes_that_the_weights_have_seen_are_counted_by_set(
     assert line in json.loads((out / "results.json").read_text())["notes"]
 
 
+def test_a_definition_of_others_is_beside_the_plain_one(main: Main, pairs: Path, tmp_path: Path) -> None:
+    main(f"--data {pairs} --enhancers raw --as pyiqa-y --device cpu --out {tmp_path / 'out'}".split())
+    (row,) = read(tmp_path / "out" / "results.csv")
+    assert 0 < float(row["PSNR"]) != float(row["PSNR pyiqa-y"])
+    assert 0 < float(row["SSIM"]) < float(row["SSIM pyiqa-y"])
+    assert "to compare with figures of pyiqa-y alone" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_built_in_set(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(f"--enhancers raw --device cpu --out {tmp_path}".split())
     rows = read(tmp_path / "results.csv")

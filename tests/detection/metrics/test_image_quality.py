@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
+from skimage.color import rgb2ycbcr, rgb2yiq
 from skimage.filters import gaussian
+from skimage.metrics import structural_similarity
+from skimage.transform import downscale_local_mean
 
 from detection import sample_set
 from detection.data.core import Pixels
 from detection.metrics.image_quality import (
+    DEFINITIONS,
     METRICS,
     Metric,
     as_tensor,
@@ -54,6 +58,55 @@ class TestQuality:
         rng = np.random.default_rng(height)
         image, reference = (rng.integers(0, 256, (height, 13, 3), dtype=np.uint8) for _ in range(2))
         assert ssim(image, reference) == pytest.approx(exact(image, reference), abs=1e-7)
+
+
+class TestDefinitionsOfOthers:
+    """Against scikit-image's colours and SSIM; docs/metrics.md has the packages' own figures."""
+
+    @pytest.fixture
+    def pair(self) -> tuple[Pixels, Pixels]:
+        image = sample_set().samples[4].load()[:400, :600]
+        assert image.shape == (400, 600, 3)
+        noise = np.random.default_rng(0).normal(0, 25, image.shape)
+        noisy = (image * 0.8 + noise).clip(0, 255).astype(np.uint8)
+        noisy[:100, :100] = 255 - image[:100, :100]  # where the structure is negative
+        return noisy, image
+
+    def ssim(self, x: np.ndarray, y: np.ndarray, lowest: float = -1.0) -> float:
+        _, values = structural_similarity(
+            x,
+            y,
+            data_range=255,
+            channel_axis=-1,
+            gaussian_weights=True,
+            use_sample_covariance=False,
+            full=True,
+        )
+        return float(values.clip(min=lowest)[5:-5, 5:-5].mean())
+
+    def psnr(self, x: np.ndarray, y: np.ndarray) -> float:
+        return float(10 * np.log10(255**2 / np.mean((x - y) ** 2)))
+
+    def test_pyiqa(self, pair: tuple[Pixels, Pixels]) -> None:
+        x, y = (255 * rgb2yiq(image)[..., :1] for image in pair)
+        (of_psnr, of_ssim) = DEFINITIONS["pyiqa-y"]
+        assert of_psnr(*pair) == pytest.approx(self.psnr(x, y), abs=1e-5)
+        # A few values lie halfway between two of 8 bits, and go either way.
+        assert of_ssim(*pair) == pytest.approx(self.ssim(x.round(), y.round(), lowest=0.0), abs=1e-5)
+        assert of_ssim(*pair) - self.ssim(x.round(), y.round()) > 0.001
+
+    def test_basicsr(self, pair: tuple[Pixels, Pixels]) -> None:
+        x, y = (rgb2ycbcr(image)[..., :1] for image in pair)
+        (of_psnr, of_ssim) = DEFINITIONS["basicsr-y"]
+        assert of_psnr(*pair) == pytest.approx(self.psnr(x, y), abs=1e-5)
+        assert of_ssim(*pair) == pytest.approx(self.ssim(x, y), abs=1e-6)
+
+    def test_piq(self, pair: tuple[Pixels, Pixels]) -> None:
+        (of_ssim,) = DEFINITIONS["piq"]
+        halves = [downscale_local_mean(image.astype(float), (2, 2, 1)) for image in pair]
+        assert of_ssim(*pair) == pytest.approx(self.ssim(*halves), abs=1e-6)
+        small = [image[:300] for image in pair]  # is not averaged
+        assert of_ssim(*small) == pytest.approx(ssim(*small), abs=1e-6)
 
 
 def exact(image: Pixels, reference: Pixels) -> float:
