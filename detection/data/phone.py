@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detection.data.core import Pixels
+from glare.data.camera import mosaic
 from glare.data.degrade import linear_to_srgb, srgb_to_linear
 
 #: Electrons of a white pixel at exposure 1, and deviation of the read noise: four merged frames of 800 and of 2.
@@ -45,8 +46,7 @@ def phone(clean: Pixels, exposure: float, generator: torch.Generator) -> Pixels:
     even = np.pad(clean, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     gains = torch.tensor(GAINS)
     light = (srgb_to_linear(torch.from_numpy(even).float() / 255) * exposure / gains).clamp(max=1.0)
-    raw = light[..., 1].clone()
-    raw[::2, ::2], raw[1::2, 1::2] = light[::2, ::2, 0], light[1::2, 1::2, 2]
+    raw = mosaic(light.movedim(2, 0), red=(0, 0))
     electrons = torch.poisson(raw * FULL_WELL, generator=generator)
     electrons = electrons + READ_NOISE * torch.randn(raw.shape, generator=generator)
     counts = (BLACK + electrons / FULL_WELL * (WHITE - BLACK)).round().clamp(0, WHITE)

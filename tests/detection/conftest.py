@@ -1,8 +1,11 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from detection import Dataset, darken, sample_set
 
 
 class ExDarkFolder:
@@ -47,3 +50,14 @@ class ExDarkFolder:
 @pytest.fixture
 def exdark(tmp_path: Path) -> ExDarkFolder:
     return ExDarkFolder(tmp_path / "exdark")
+
+
+@pytest.fixture
+def night() -> Dataset:
+    """Two of the built-in photographs, windows of them, darkened."""
+    clean = sample_set()
+    cut = [
+        replace(sample, load=lambda load=sample.load: load()[:200, :240].copy())
+        for sample in clean.samples[2:4]
+    ]
+    return darken(replace(clean, samples=tuple(cut)), "dark", "mild")

@@ -9,7 +9,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
-from detection import Dataset, Detections, Sample, darken, enhancer, evaluate, read_test_sets, sample_set
+from detection import Dataset, Detections, Sample, enhancer, evaluate, read_test_sets, sample_set
 from detection.cli import beside_gamma
 from detection.data.core import Pixels
 from detection.enhancers import raw
@@ -38,26 +38,6 @@ def both(*metrics: str | Metric) -> list[Metric]:
 
 def names(found: Results) -> tuple[str, ...]:
     return tuple(metric.name for metric in found.metrics)
-
-
-@pytest.fixture
-def night() -> Dataset:
-    """Two of the built-in photographs, windows of them, darkened."""
-    clean = sample_set()
-    cut = [
-        replace(sample, load=lambda load=sample.load: load()[:200, :240].copy())
-        for sample in clean.samples[2:4]
-    ]
-    return darken(replace(clean, samples=tuple(cut)), "dark", "mild")
-
-
-@pytest.fixture(scope="module")
-def chance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole network of LPIPS with chance weights."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    torch.save(lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).state_dict(), file)
-    return file
 
 
 def package(file: Path) -> nn.Module:

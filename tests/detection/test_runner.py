@@ -3,7 +3,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import lpips
 import numpy as np
 import pandas as pd
 import pytest
@@ -382,26 +381,6 @@ def test_lpips_is_a_column_where_it_is_asked_for() -> None:
 
 
 CLASSICS = {name: enhancer(name) for name in ("gamma", "histogram")}
-
-
-@pytest.fixture
-def night() -> Dataset:
-    """Two of the built-in photographs, windows of them, darkened."""
-    clean = sample_set()
-    cut = [
-        replace(sample, load=lambda load=sample.load: load()[:200, :240].copy())
-        for sample in clean.samples[2:4]
-    ]
-    return darken(replace(clean, samples=tuple(cut)), "dark", "mild")
-
-
-@pytest.fixture(scope="module")
-def chance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole network of LPIPS with chance weights."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    torch.save(lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).state_dict(), file)
-    return file
 
 
 class TestFaultsWithoutDetectors:

@@ -121,15 +121,6 @@ def test_image_smaller_than_the_window() -> None:
         ssim(torch.rand(1, 3, 10, 40), torch.rand(1, 3, 10, 40))
 
 
-@pytest.fixture(scope="module")
-def chance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole network of LPIPS with chance weights."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    torch.save(lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).state_dict(), file)
-    return file
-
-
 class TestLPIPS:
     @pytest.mark.skipif(not ALEX.is_file(), reason="needs ../shared/weights/lpips_alex_full_v0.1.pth")
     @pytest.mark.parametrize("damage", DAMAGES)

@@ -36,17 +36,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LPIPS's network with chance weights in the file that somebody would give."""
-    import lpips
-
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    torch.save(lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).state_dict(), file)
-    return file
-
-
 def arguments(stage: str, pairs: Path, init: Path, out: Path, steps: int, *more: str) -> list[str]:
     words = f"train {stage} --pairs {pairs} --init {init} --out {out} --steps {steps} --batch 2 --crop 32 --workers 0"
     return [*words.split(), "--dtype", "float32", *more]

@@ -13,9 +13,9 @@ from tests.glare.training.conftest import arguments, brightness, halves
 
 
 def test_terms_of_frozen_networks_and_a_discriminator(
-    pairs: Path, start: Path, alexnet: Path, tmp_path: Path
+    pairs: Path, start: Path, chance: Path, tmp_path: Path
 ) -> None:
-    lpips = ["--perceptual", str(alexnet)]
+    lpips = ["--perceptual", str(chance)]
     assert (
         main(arguments("codebook", pairs, start, tmp_path / "1", 2, *lpips, "--adversarial-after", "1")) == 0
     )

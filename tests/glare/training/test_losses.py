@@ -40,10 +40,10 @@ class TestLosses:
         tinted = image + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)
         assert colour_loss(tinted, image).item() == pytest.approx((0.2 + 0.1 + 0.1) / 3, rel=1e-5)
 
-    def test_frozen_networks_add_their_share(self, alexnet: Path) -> None:
+    def test_frozen_networks_add_their_share(self, chance: Path) -> None:
         image, reference = torch.rand(2, 2, 3, 64, 64).unbind()
         image.requires_grad_()
-        lpips, features = LPIPS(alexnet), build_by_name(f"{__name__}:{halves.__name__}:2")
+        lpips, features = LPIPS(chance), build_by_name(f"{__name__}:{halves.__name__}:2")
         plain, _ = Restoration()(image, reference)
         restoration = Restoration(lpips, features)
         loss, parts = restoration(image, reference)
