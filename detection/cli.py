@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from torch import distributed
 
 from detection.cache import Cache
 from detection.data.auto import read_dataset
@@ -399,6 +400,7 @@ def _told(program: str, *, goes_on: bool = True) -> Iterator[None]:
     sys.path.append(os.getcwd())  # modules named in an argument are found here
     try:
         yield
+        _leave()
     except (ValueError, OSError, ImportError, FaultError) as error:
         sys.exit(f"{_name(program)}: {error}")
     except KeyboardInterrupt:
@@ -422,6 +424,13 @@ def _join(args: argparse.Namespace) -> bool:
     if args.device == "cuda":
         args.device = str(state.device)
     return bool(state.is_main_process)
+
+
+def _leave() -> None:
+    """Wait for the other processes: the connection breaks, for those still at work, when one of them is gone."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _check_device(name: str) -> None:

@@ -76,6 +76,7 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train by the arguments of the command line."""
     import torch
+    from torch import distributed
 
     from glare import weights
     from glare.config import GLAREConfig
@@ -166,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
         objective=build_by_name(args.objective) if args.objective else None,
     )
     folder = train(stage, data, args.val, settings)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # a process that ends without it may do so with an error
     if args.stage == "fusion" and args.val:
         before = weights.terms(args.init)
         own = args.terms or "those of the data it was trained on"

@@ -279,8 +279,7 @@ def test_two_processes_make_the_table_of_one(
     subprocess.run(
         [*launch, str(SCRIPT), *words, "--out", "shared"],
         check=True,
-        capture_output=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])},
     )
     assert len(set((ours / "pids").read_text().split())) == 2  # each had its share

@@ -193,8 +193,7 @@ def test_two_processes_make_the_table_of_one(main: Main, pairs: Path, tmp_path: 
     subprocess.run(
         [*launch, str(EXPERIMENTS / "enhance_lol.py"), *words, "--out", str(tmp_path / "shared")],
         check=True,
-        capture_output=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(EXPERIMENTS.parent), *sys.path])},
     )
     main([*words, "--out", str(tmp_path / "alone")])
