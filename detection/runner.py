@@ -20,7 +20,7 @@ from tqdm import tqdm
 from detection.cache import Cache, fingerprint
 from detection.data.classes import class_map
 from detection.data.core import Dataset, Detections, Pixels, Sample
-from detection.data.paired import is_jpeg
+from detection.data.paired import worse_stored
 from detection.detectors.base import Detector
 from detection.enhancers import Enhancer, Folder, enhanced_by, raw, try_out
 from detection.faults import FaultError, blame
@@ -211,8 +211,9 @@ class _Run:
         enhance = self.enhancers[name]
         if isinstance(enhance, Folder):
             file = enhance.find(sample.name, sample.light)
-            if not self.detectors:
-                _check_lossless(file, sample)
+            compared = sample.reference_path if not self.detectors else None
+            if compared and (problem := worse_stored(file, compared)):
+                raise ValueError(problem)
             return enhanced_by(name, enhance, image, sample), _UNKNOWN, file
         if enhance is raw:
             return image.copy(), Cost(0.0, float("nan")), None
@@ -252,12 +253,6 @@ class _Run:
                 with blame(metric.name):
                     figures[metric.name] = metric(enhanced, reference)
         return figures
-
-
-def _check_lossless(file: Path, sample: Sample) -> None:
-    """Raise ValueError for a JPEG that is to be compared with a lossless reference."""
-    if sample.reference_path and is_jpeg(file) and not is_jpeg(sample.reference_path):
-        raise ValueError(f"{file} is a JPEG, {sample.reference_path} is none")
 
 
 def _process() -> tuple[int, int]:

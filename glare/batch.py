@@ -34,6 +34,7 @@ from glare.reading import (
     header_of,
     is_raw,
     left_alongside,
+    lossy_form,
     open_image,
 )
 from glare.steady import Steady
@@ -284,6 +285,7 @@ def _read(
 
     A line is added to ``deep`` where the file has more than 8 bits.
     """
+    lossless = False
     if source.suffix.lower() in RAW_SUFFIXES:
         if resume and _is_whole_image(target):
             return None
@@ -297,6 +299,7 @@ def _read(
             else:
                 _check_single(file)
                 depth = header_of(file).depth
+                lossless = file.format == "WEBP" and not lossy_form(file)
                 file.load()
                 image = eight_bits(file)
                 if depth:
@@ -326,6 +329,8 @@ def _read(
         if form == "TIFF":  # packed as it came, but without loss
             packed = file.info.get("compression") if file.format == "TIFF" else "raw"
             how = {"compression": packed if packed in _LOSSLESS else "tiff_lzw"}
+        if form == "WEBP":  # one without loss stays so
+            how["lossless"] = lossless
         with whole_file(target) as path:
             result.save(path, format=form, exif=exif, icc_profile=profile, **how)
 

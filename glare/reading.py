@@ -130,16 +130,37 @@ def _may_be_turned(image: PIL.Image.Image) -> bool:
         return False
     if image.format != "PNG" or "exif" in image.info:
         return True
+    return _has_chunk(image, b"eXIf")
+
+
+def lossy_form(image: PIL.Image.Image) -> str:
+    """Return what an image that was opened and not loaded was stored as with loss; an empty string if without."""
+    packed = image.info.get("compression") if image.format == "TIFF" else ""
+    if image.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if packed in ("jpeg", "tiff_jpeg", "webp"):
+        return "TIFF with loss"
+    if image.format == "WEBP" and not _has_chunk(image, b"VP8L"):
+        return "WebP with loss"
+    return ""
+
+
+def _has_chunk(image: PIL.Image.Image, name: bytes) -> bool:
+    """Return whether a PNG or a WebP, opened and not loaded, has a chunk of a name."""
     file: Any = getattr(image, "fp", None)
     if file is None:
         return False
     place = file.tell()
+    png = image.format == "PNG"
     try:
-        file.seek(8)  # chunks follow the signature: a length, a name, the content and a checksum
+        file.seek(8 if png else 12)  # behind the signature
         while len(start := file.read(8)) == 8:
-            if start[4:] == b"eXIf":
+            # A PNG has length, name, content, checksum; a WebP name, length, content, and a byte if that is odd.
+            length, found = (start[:4], start[4:]) if png else (start[4:], start[:4])
+            if found == name:
                 return True
-            file.seek(int.from_bytes(start[:4], "big") + 4, os.SEEK_CUR)
+            size = int.from_bytes(length, "big" if png else "little")
+            file.seek(size + (4 if png else size % 2), os.SEEK_CUR)
         return False
     finally:
         file.seek(place)

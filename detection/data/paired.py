@@ -16,7 +16,7 @@ from pathlib import Path
 from detection.data.core import Dataset, Sample, file_sample, gathered, load_image
 from glare.data.pairs import common_name, match_pairs, pair_folders, same_size
 from glare.files import IMAGE_SUFFIXES
-from glare.reading import left_alongside, open_image, read_header
+from glare.reading import left_alongside, lossy_form, open_image, read_header
 
 #: Folders of training images in these sets, in lower case. Such a folder is read only if it is named itself.
 _TRAINING = {"our485", "train", "training data"}
@@ -39,7 +39,7 @@ def read_test_sets(*roots: str | Path) -> Dataset:
     Returns:
         Samples without boxes. The `light` of a sample is the name of its set: the name of the root and the folders
         below. Images are left out and listed in `faults` if they have no partner, differ from their partner in size,
-        have a header that cannot be read, or are a JPEG while the reference is lossless.
+        have a header that cannot be read, or are stored with loss while the reference is not.
 
     Raises:
         FileNotFoundError: if a folder is missing or holds no image.
@@ -163,22 +163,24 @@ def _number(file: Path) -> tuple[int, str]:
 
 
 def _alike(pair: tuple[Path, Path | None], problems: list[str]) -> bool:
-    """Return whether a pair can be compared: not a JPEG with a lossless reference, by the files' contents."""
+    """Return whether a pair can be compared: not a lossy file with a lossless reference, by the files' contents."""
     low, reference = pair
-    if reference is None or not is_jpeg(low) or is_jpeg(reference):
+    if reference is None:
         return True
-    problems.append(f"{low} is a JPEG, {reference} is none")
-    return False
+    problem = worse_stored(low, reference)
+    problems += [problem] * bool(problem)
+    return not problem
 
 
-def is_jpeg(file: Path) -> bool:
-    """Return whether a file holds a JPEG.
+def worse_stored(file: Path, reference: Path) -> str:
+    """Return a line if a file, by its content, was stored with loss and its reference without; otherwise nothing.
 
     Raises:
-        OSError: if the file cannot be read.
+        OSError: if a file cannot be read.
     """
-    with open_image(file) as image:
-        return image.format == "JPEG"
+    with open_image(file) as image, open_image(reference) as clean:
+        form = lossy_form(image)
+        return f"{file} is a {form}, {reference} is none" if form and not lossy_form(clean) else ""
 
 
 def _sample(folder: Path, name: str, low: Path, reference: Path | None) -> Sample:

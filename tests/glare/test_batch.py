@@ -228,6 +228,18 @@ class TestImages:
         with PIL.Image.open(target) as result:
             assert np.array_equal(result, image.convert("RGB"))
 
+    @pytest.mark.parametrize("lossless", [True, False])
+    def test_webp_without_loss_stays_so(self, tmp_path: Path, lossless: bool) -> None:
+        source, target = tmp_path / "in.webp", tmp_path / "out.webp"
+        picture(tmp_path / "in.png")
+        with PIL.Image.open(tmp_path / "in.png") as image:
+            image.save(
+                source, lossless=lossless, exif=PIL.Image.Exif()
+            )  # which puts the pixels into a later chunk
+        assert enhance_files(lambda pixels: pixels, [(source, target)]) == []
+        with PIL.Image.open(source) as image, PIL.Image.open(target) as result:
+            assert np.array_equal(image, result) == lossless
+
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
     def test_orientation_survives(self, tmp_path: Path, suffix: str) -> None:
         exif = PIL.Image.Exif()

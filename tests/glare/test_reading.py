@@ -1,10 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glare.reading import find_files, left_alongside, read_header, read_image, read_text
+from glare.reading import (
+    find_files,
+    left_alongside,
+    lossy_form,
+    open_image,
+    read_header,
+    read_image,
+    read_text,
+)
 
 GREY = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
 
@@ -98,3 +107,25 @@ class TestFiles:
         (tmp_path / "a.txt").write_bytes(b"\xff\xd8")
         with pytest.raises(ValueError, match="decode"):
             read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how", "form"),
+    [
+        ("jpg", {}, "JPEG"),
+        ("png", {}, ""),
+        ("bmp", {}, ""),
+        ("webp", {}, "WebP with loss"),
+        ("webp", {"lossless": True}, ""),
+        ("webp", {"lossless": True, "exif": Image.Exif()}, ""),  # the pixels stand in a later chunk
+        ("tif", {}, ""),
+        ("tif", {"compression": "tiff_lzw"}, ""),
+        ("tif", {"compression": "jpeg"}, "TIFF with loss"),
+    ],
+)
+def test_lossy_form(tmp_path: Path, suffix: str, how: dict[str, Any], form: str) -> None:
+    image = Image.effect_noise((31, 21), 60).convert("RGB")
+    image.save(tmp_path / f"a.{suffix}", **how)
+    with open_image(tmp_path / f"a.{suffix}") as stored:
+        assert lossy_form(stored) == form
+        assert np.array_equal(stored, image) == (not form)
