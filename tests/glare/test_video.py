@@ -454,7 +454,8 @@ class TestPicture:
         assert f"more than 8 bits cannot be held by {name}" in line
 
     def test_twelve_bits_are_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        source = film(tmp_path / "in.mkv", codec="libx265", pix_fmt="yuv420p12le", planes=(1200, 2048, 2048))
+        # By FFV1: the 12 bits of x265 in PyAV 18.1's wheel write beyond their memory.
+        source = film(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuv420p12le", planes=(1200, 2048, 2048))
         lines = through(source, tmp_path / "out.mkv", capsys)
         assert lines == ["frames of 12 bits are stored with 10"]
         assert np.abs(colour(tmp_path / "out.mkv") - colour(source)).max() <= 1
