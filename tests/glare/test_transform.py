@@ -300,7 +300,6 @@ class TestGradient:
         (PIL.Image.new("I;16", (4, 4)), ValueError, "I;16"),
         (PIL.Image.new("RGB", (0, 4)), ValueError, r"\(0, 4\)"),
     ],
-    ids=str,
 )
 def test_bad_input_says_what_came(
     enhance: GLAREEnhance, given: Any, error: type[Exception], message: str
