@@ -40,11 +40,20 @@ def test_commands_are_marked_for_ci(name: str) -> None:
     assert re.search(rf"<!-- ci: {name} -->\n```bash\n[^`]+\n```\n", README)
 
 
-def test_the_figures_are_those_of_the_results() -> None:
+def _rows(table: str) -> list[list[str]]:
+    """Return the cells of a table of docs/results.md, without intervals."""
     results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    table = results.split("<!-- table: restoration -->")[1].split("\n\n")[0]
-    for line in re.findall(r"^\| `.*", README, re.MULTILINE):
-        method, *figures = [cell.strip() for cell in line.strip("|").split("|")]
-        (row,) = (row for row in table.splitlines() if row.startswith(f"| {method} |"))
-        cells = [cell.split(" [")[0].strip() for cell in row.strip("|").split("|")]
-        assert figures == [cells[1], cells[2], cells[3], cells[7]]
+    lines = results.split(f"<!-- table: {table} -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.split(" [")[0].strip(" `*") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_figures_are_those_of_the_results() -> None:
+    restoration = {method: cells for method, *cells in _rows("restoration")}
+    detection = {(light, method): cells[0] for light, method, *cells in _rows("yolo26n")}
+    lines = re.findall(r"^\| `.*", README, re.MULTILINE)
+    assert len(lines) == 5
+    for line in lines:
+        method, *figures = [cell.strip(" `*") for cell in line.strip("|").split("|")]
+        found = restoration[method]
+        expected = [*found[:3], *(detection[light, method] for light in ("mild", "dark", "extreme")), found[6]]
+        assert figures == expected
