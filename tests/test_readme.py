@@ -55,5 +55,9 @@ def test_the_figures_are_those_of_the_results() -> None:
     for line in lines:
         method, *figures = [cell.strip(" `*") for cell in line.strip("|").split("|")]
         found = restoration[method]
-        expected = [*found[:3], *(detection[light, method] for light in ("mild", "dark", "extreme")), found[6]]
+        expected = [
+            *found[:3],
+            *(detection[light, method] for light in ("mild", "dark", "extreme")),
+            found[6],
+        ]
         assert figures == expected
