@@ -296,8 +296,9 @@ darkened or enhanced, so it favours no enhancer.
     python experiments/finetune_detector.py {command}
 
 **Measured** on {sizes[1]}, the odd numbers: COCO mAP by pycocotools over
-the twelve classes, at 640 pixels, by the end-to-end head without NMS, no enhancer; the darkened rows are `detection.darken` with seed 0. Both
-columns saw the same pixels. yolo26n itself was trained on COCO train2017, so the level says little; the
+the twelve classes, at 640 pixels, by the end-to-end head without NMS, no enhancer; the darkened rows are
+`detection.darken` with seed 0. Both columns saw the same pixels. yolo26n itself was trained on COCO
+train2017, so the level says little; the
 difference is what counts, and with so few photographs one below about six points is not resolved.
 
 | light | mAP50 yolo26n | mAP50 this | mAP50-95 yolo26n | mAP50-95 this |
