@@ -51,6 +51,12 @@ def add_train_parser(parser: argparse.ArgumentParser) -> None:
         help="a patch discriminator in stage I, to which the decoder listens after so many steps (default: none)",
     )
     parser.add_argument("--steps", type=int, default=20_000, help="optimiser steps (default 20000)")
+    parser.add_argument(
+        "--first-step",
+        type=int,
+        default=0,
+        help="step that the weights in --init have reached in this very stage, where their run goes on from them alone",
+    )
     parser.add_argument("--max-minutes", type=float, help="wall-clock limit")
     parser.add_argument("--batch", type=int, default=8, help="crops per step and process (default 8)")
     parser.add_argument("--crop", type=int, default=128, help="side of a crop (default 128)")
@@ -116,6 +122,17 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"Stage fusion starts from weights of stage flow, but {args.init} holds {', '.join(trained)} alone."
         )
+    if args.first_step:
+        if not trained or trained[-1] != args.stage:
+            raise ValueError(
+                f"--first-step goes on with weights of stage {args.stage}, but {args.init} holds "
+                f"{', '.join(trained) or 'none'}."
+            )
+        if not 0 < args.first_step < args.steps:
+            raise ValueError(
+                f"Expected argument `first_step` to be at least 0 and less than {args.steps}, the steps, but got "
+                f"{args.first_step}."
+            )
     data = Crops(
         args.pairs,
         args.photos,
@@ -144,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_minutes=args.checkpoint_minutes,
         seed=args.seed,
         last_crop=args.last_crop,
+        first_step=args.first_step,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     restoration = Restoration(
@@ -209,6 +227,7 @@ def _command(args: argparse.Namespace) -> str:
             *names, last = built.split(":")
             words += [f"{option} {':'.join([*names, '='.join(Path(part).name for part in last.split('='))])}"]
     words += [f"--steps {args.steps}"]
+    words += [f"--first-step {args.first_step}"] if args.first_step else []
     words += [f"--max-minutes {args.max_minutes:g}"] if args.max_minutes else []
     words += [f"--last-crop {args.last_crop}"] if args.last_crop else []
     words += [f"--lr {args.lr:g}"] if args.lr else []

@@ -59,6 +59,8 @@ class Settings:
         seed: of the data and of everything drawn.
         last_crop: side of the crops in the last third, as many pixels a step; ``None`` keeps the side. Statistics of
             norms and attention differ between crops and the whole images that users have.
+        first_step: step of this stage that the weights have reached already, where a run goes on of which only the
+            weights are left: learning rate and data go on there, the optimiser starts anew.
     """
 
     out: Path
@@ -76,6 +78,7 @@ class Settings:
     checkpoint_minutes: float = 3.0
     seed: int = 0
     last_crop: int | None = None
+    first_step: int = 0
 
 
 class _Shard(Sampler[int]):
@@ -143,13 +146,14 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.peak, betas=(0.9, 0.99), weight_decay=1e-4
         )
-        self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        self.step, self.elapsed, self.best = settings.first_step, 0.0, -math.inf
         if (self.out / CHECKPOINT).exists():
             self._resume()
         else:
-            low, high = zip(*(data[i] for i in range(self.crops_per_step())), strict=True)
-            device = self.accelerator.device
-            stage.eval().start(torch.stack(low).to(device), torch.stack(high).to(device))
+            if self.step == 0:  # later the stage has begun already
+                low, high = zip(*(data[i] for i in range(self.crops_per_step())), strict=True)
+                device = self.accelerator.device
+                stage.eval().start(torch.stack(low).to(device), torch.stack(high).to(device))
             self.average = Average(self.parameters)
         self.wrapped, self.optimizer = self.accelerator.prepare(stage.train(), self.optimizer)
         # Only those that no earlier stage has listed, since the stages of one model share most of their pairs.
@@ -165,7 +169,7 @@ class Run:
         settings, accelerator = self.settings, self.accelerator
         for low, high, indices in self._batches():
             done = self.progress()
-            rate = self.peak * min(1.0, (self.step + 1) / 50)
+            rate = self.peak * min(1.0, (self.step - settings.first_step + 1) / 50)
             rate *= 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -265,10 +269,11 @@ class Run:
         )
 
     def _history(self) -> list[dict[str, Any]]:
+        steps = self.step - self.settings.first_step
         done = {
             "stage": self.settings.name,
-            "steps": self.step,
-            "crops": self.step * self.crops_per_step(),
+            "steps": steps,
+            "crops": steps * self.crops_per_step(),
             "minutes": self.seconds() / 60.0,
             "hardware": _hardware(self.accelerator),
             "data": list(self.settings.data),

@@ -163,6 +163,43 @@ def test_the_last_third_is_of_larger_crops(
     assert main([*words, "--last-crop", "50"]) == 1
 
 
+@pytest.mark.parametrize("stage", ["codebook", "flow"])
+def test_a_run_of_which_only_the_weights_are_left_goes_on(
+    stage: str, pairs: Path, start: Path, tmp_path: Path
+) -> None:
+    assert main(arguments(stage, pairs, start, tmp_path / "whole", 120)) == 0
+    assert main(arguments(stage, pairs, start, tmp_path / "half", 60)) == 0
+    rest = [*arguments(stage, pairs, tmp_path / "half/last", tmp_path / "rest", 120), "--first-step", "60"]
+    assert main(rest) == 0
+    curve, planned = losses(tmp_path / "rest"), losses(tmp_path / "whole")
+    assert min(curve) == 70
+    assert max(curve) == 120
+    # Nothing that a stage prepares on its first batch is undone, and the rate is where it was to be.
+    assert curve[70] < losses(tmp_path / "half")[10]
+    rates = [
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["lr"]
+        for name in ("whole", "rest")
+    ]
+    assert rates[0] == rates[1]
+    assert planned.keys() >= curve.keys()
+    first, second = weights.history(tmp_path / "rest/last")
+    assert (first["steps"], second["steps"], second["crops"]) == (60, 60, 120)
+    assert "--first-step 60" in second["command"]
+
+
+def test_first_step_needs_weights_of_the_stage(
+    pairs: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("flow", pairs, start, tmp_path / "1", 2)) == 0
+    for stage, steps, why in (
+        ("codebook", "1", "stage codebook, but"),
+        ("flow", "4", "less than 4, the steps, but got 4"),
+    ):
+        words = arguments(stage, pairs, tmp_path / "1/last", tmp_path / "2", 4, "--first-step", steps)
+        assert main(words) == 1
+        assert why in capsys.readouterr().err
+
+
 def test_seed_fixes_everything(pairs: Path, tmp_path: Path) -> None:
     words = f"train codebook --pairs {pairs} --steps 1 --batch 2 --crop 32 --workers 0 --dtype float32"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
