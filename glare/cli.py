@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from glare.batch import enhance_files, find_jobs
 from glare.evaluate import FIGURES, evaluate_pairs
 from glare.export import to_onnx
 from glare.files import sha256
+from glare.joined import join_detector, read_detector
 from glare.official import from_official
 from glare.precision import add_dtype
 from glare.training.cli import add_train_parser
@@ -82,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the network as an ONNX file")
     export.add_argument("--onnx", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
     export.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
+    export.add_argument(
+        "--detector",
+        type=Path,
+        metavar="YOLO.onnx",
+        help="a detector that follows in the same file: image in, boxes out",
+    )
     export.add_argument("--fidelity", type=float, default=1.0, help="fixed in the file; %(default)s")
     add_dtype(export, ("float32", "float16"), "of the convolutions and their weights", formerly="--fp16")
     export.set_defaults(run=run_export)
@@ -156,10 +164,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the network as an ONNX file."""
+    """Write the network as an ONNX file, alone or with a detector behind it."""
+    if args.detector is not None:
+        read_detector(args.detector)  # what cannot be joined is told before the minute that tracing takes
     print("Tracing the network, which takes a minute ...", file=sys.stderr)
     model, dtype = weights.load(args.weights), getattr(torch, args.dtype)
-    print(to_onnx(model, args.onnx, fidelity=args.fidelity, dtype=dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(folder) / "network.onnx" if args.detector is not None else args.onnx
+        to_onnx(model, alone, fidelity=args.fidelity, dtype=dtype)
+        if args.detector is not None:
+            join_detector(alone, args.detector, args.onnx)
+    print(args.onnx)
     return 0
 
 

@@ -17,6 +17,7 @@ from glare import weights as glare_weights
 from glare.cli import main
 from glare.export import _averages, to_onnx
 from tests.glare.conftest import SMALL, randomise
+from tests.glare.test_joined import DETECTOR, write
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -58,7 +59,7 @@ def file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(file: Path, low: torch.Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (image,) = session.run(None, {"low": low.numpy()})
+    image: np.ndarray = session.run(["image"], {"low": low.numpy()})[0]
     return image
 
 
@@ -96,11 +97,14 @@ def test_other_precisions_are_refused(network: GLARE, tmp_path: Path) -> None:
         to_onnx(network, tmp_path / "a.onnx", dtype=torch.bfloat16)
 
 
-def test_half_precision(tmp_path: Path) -> None:
+def test_half_precision_and_a_detector_behind_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = GLARE(PLAIN).eval()
     randomise(network)
-    half = to_onnx(network, tmp_path / "half.onnx", dtype=torch.float16, fidelity=0.5)
+    folder = glare_weights.save(network, tmp_path / "weights", dtype=torch.float32).parent
+    half, finder = tmp_path / "half.onnx", write(DETECTOR, tmp_path / "detector.onnx")
+    words = f"--weights {folder} --dtype float16 --fidelity 0.5 --detector {finder}"
+    assert main(["export", "--onnx", str(half), *words.split()]) == 0
     low = torch.rand(1, 3, 40, 52, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected, other = (network(low, fidelity=f).clamp(0, 1).numpy() for f in (0.5, 1.0))
@@ -111,6 +115,7 @@ def test_half_precision(tmp_path: Path) -> None:
     sizes = Counter()
     for tensor in onnx.load(half).graph.initializer:
         sizes[tensor.data_type] += math.prod(tensor.dims)
+    assert [value.name for value in onnx.load(half).graph.output] == ["image", "boxes"]
     assert sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT] > 0
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
