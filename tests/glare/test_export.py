@@ -73,6 +73,17 @@ def test_onnxruntime_computes_the_same(network: GLARE, file: Path, size: tuple[i
     np.testing.assert_allclose(run(file, low), expected, rtol=0, atol=1e-3)
 
 
+def test_openvino_computes_the_same(network: GLARE, file: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # by default it computes in bfloat16 where a processor has that
+    compiled = openvino.Core().compile_model(str(file), "CPU", exact)
+    for size in ((9, 17), (47, 130), (64, 80)):
+        low = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            expected = network(low).clamp(0, 1).numpy()
+        np.testing.assert_allclose(compiled({"low": low.numpy()})[0], expected, rtol=0, atol=1e-3)
+
+
 def test_the_file_is_opset_20_whole_and_tells_nothing_of_this_machine(file: Path) -> None:
     model = onnx.load(file)
     onnx.checker.check_model(model)
