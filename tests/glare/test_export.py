@@ -75,7 +75,9 @@ def test_onnxruntime_computes_the_same(network: GLARE, file: Path, size: tuple[i
 
 def test_openvino_computes_the_same(network: GLARE, file: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # by default it computes in bfloat16 where a processor has that
+    exact = {
+        "INFERENCE_PRECISION_HINT": "f32"
+    }  # by default it computes in bfloat16 where a processor has that
     compiled = openvino.Core().compile_model(str(file), "CPU", exact)
     for size in ((9, 17), (47, 130), (64, 80)):
         low = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
