@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from detection.cache import Cache, fingerprint
 from detection.data.classes import class_map
-from detection.data.core import Dataset, Detections, Pixels, Sample
+from detection.data.core import Dataset, Detections, Pixels, Sample, gathered
 from detection.data.paired import worse_stored
 from detection.detectors.base import Detector
 from detection.enhancers import Enhancer, Folder, enhanced_by, raw, try_out
@@ -34,6 +34,7 @@ OnImage = Callable[[Sample, Mapping[str, tuple[Pixels, Detections]]], None]
 
 _NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
 _UNKNOWN = Cost(float("nan"), float("nan"))
+_BRIGHTER = "brighter than its reference: the sides of the pairs may be swapped"
 
 
 def evaluate(
@@ -76,7 +77,8 @@ def evaluate(
         See `Results.table`.
 
     Raises:
-        ValueError: if a detector knows no class of the set, there is no metric of a name, or no image without a fault.
+        ValueError: if a detector knows no class of the set, no image has a box to find, there is no metric of a name,
+            or no image is without a fault.
 
     >>> from detection import darken, enhancer, sample_set
     >>> night = darken(sample_set(), "dark")
@@ -116,6 +118,11 @@ def collect(
     if detectors:  # an image without grain, for example, still counts for the detectors
         chosen = tuple(one if one.needs_reference else where_defined(one) for one in chosen)
     run = _Run(dataset, enhancers, detectors, chosen, cache, _share(dataset, rank, processes))
+    if detectors and not any((~sample.crowd).any() for sample in dataset.samples):
+        raise ValueError(
+            f"Expected boxes to find but none of the {len(dataset)} images has one of "
+            f"{', '.join(dataset.classes)}. " + "; ".join(dataset.faults)
+        )
     records: list[Record] = []
     faults: list[tuple[int, str]] = []
     quiet = not progress or rank > 0
@@ -131,12 +138,23 @@ def collect(
         if on_image:
             on_image(dataset.samples[number], seen)
     if processes > 1:
-        parts: list[tuple[list[Record], list[tuple[int, str]]]] = [([], [])] * processes
-        distributed.all_gather_object(parts, (records, faults))
-        records = sorted((record for part, _ in parts for record in part), key=lambda record: record.sample)
-        faults = sorted(fault for _, part in parts for fault in part)
+        parts: list[tuple[list[Record], list[tuple[int, str]], list[tuple[int, str]]]]
+        parts = [([], [], [])] * processes
+        distributed.all_gather_object(parts, (records, faults, run.brighter))
+        records = sorted((record for part in parts for record in part[0]), key=lambda record: record.sample)
+        faults = sorted(fault for _, part, _ in parts for fault in part)
+        run.brighter = sorted(line for _, _, part in parts for line in part)
     # A photograph that cannot be read gives the same line at every light.
-    told = tuple(dict.fromkeys([*dataset.faults, *failing, *(text for _, text in faults)]))
+    told = tuple(
+        dict.fromkeys(
+            [
+                *dataset.faults,
+                *failing,
+                *(text for _, text in faults),
+                *gathered((title, _BRIGHTER) for _, title in run.brighter),
+            ]
+        )
+    )
     if not records:
         raise ValueError(
             "Expected at least one readable image and one enhancer but got none. " + "; ".join(told)
@@ -167,6 +185,8 @@ class _Run:
     def __post_init__(self) -> None:
         self.stream = Stream(self.dataset, self.share)
         self.warm: set[int] = set()
+        #: Numbers and names of the images that are brighter than their references.
+        self.brighter: list[tuple[int, str]] = []
         self.mappings = {}
         for name, detector in self.detectors.items():
             self.mappings[name] = class_map(detector.names, self.dataset.classes)
@@ -183,6 +203,11 @@ class _Run:
         # Photographs of a labelled set have the same fault at every light; images of test sets may share a name.
         with blame(sample.name if self.detectors else title):
             image, reference = self.stream.load()
+            if reference is not None and not self.detectors:
+                if np.array_equal(image, reference):  # which would make the mean PSNR infinite
+                    raise ValueError("it has the pixels of its reference")
+                if image.mean() > reference.mean():
+                    self.brighter.append((number, title))
         with blame(title), self.stream.timing():
             made = {name: self.enhance_and_detect(name, image, sample) for name in self.enhancers}
             self.stream.release()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glare.files import IMAGE_SUFFIXES, whole_file
+from glare.files import IMAGE_SUFFIXES, WRITTEN_SUFFIXES, whole_file
 from glare.image import as_batch
 from glare.reading import (
     RAW_SUFFIXES,
@@ -60,7 +60,8 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """Return which file becomes which.
 
     Args:
-        inputs: images, videos, cameras' raw files, which become PNG, folders, which are walked, and patterns such as
+        inputs: images, videos, cameras' raw files and images of kinds that are not written (AVIF, JPEG 2000), which
+            become PNG, folders, which are walked, and patterns such as
             ``night/**/*.jpg``; the tree below a folder, or below the part of a pattern without wildcards, is kept.
         output: a folder; or, where ``inputs`` is one file, the file that it becomes.
 
@@ -73,7 +74,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         source = Path(inputs[0])
         target = output / _written_as(source).name if output.is_dir() or not output.suffix else output
         images = IMAGE_SUFFIXES | RAW_SUFFIXES
-        suffixes = IMAGE_SUFFIXES if source.suffix.lower() in images else CONTAINERS.keys()
+        suffixes = WRITTEN_SUFFIXES if source.suffix.lower() in images else CONTAINERS.keys()
         if target.suffix.lower() not in suffixes:
             unknown = source.suffix.lower() not in _READ
             raise ValueError(
@@ -96,7 +97,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
-    if output.suffix.lower() in IMAGE_SUFFIXES | CONTAINERS.keys() and not output.is_dir():
+    if output.suffix.lower() in WRITTEN_SUFFIXES | CONTAINERS.keys() and not output.is_dir():
         raise ValueError(f"Expected OUT to be a folder, as IN is more than one file, but got {output}.")
     return [(source, target) for target, source in jobs.items()]
 
@@ -104,7 +105,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
 def _written_as(source: Path) -> Path:
     """The name of what a file becomes: its own where files of its kind are written."""
     suffix = source.suffix.lower()
-    if suffix in RAW_SUFFIXES:
+    if suffix in RAW_SUFFIXES | IMAGE_SUFFIXES - WRITTEN_SUFFIXES:
         return source.with_suffix(".png")
     if suffix not in VIDEOS or suffix in CONTAINERS:
         return source
@@ -182,7 +183,7 @@ def enhance_files(
                 failed[source] = f"{source}: {error}"
             bar.update()
 
-        images = [job for job in share if job[1].suffix.lower() in IMAGE_SUFFIXES]
+        images = [job for job in share if job[1].suffix.lower() in WRITTEN_SUFFIXES]
         _enhance_images(enhance, images, batch, resume, done)
         for source, target in share:
             if target.suffix.lower() in CONTAINERS:
@@ -342,7 +343,7 @@ def _check_single(image: PIL.Image.Image) -> None:
 
     What cameras add to a JPEG (MPO), a preview or a second view, is no loss.
     """
-    if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+    if (count := header_of(image).pictures) > 1:
         raise ValueError(
             f"it holds {count} pictures, of which all but the first would be lost: split it first"
         )

@@ -41,6 +41,9 @@ def evaluate_pairs(model: GLARE, pairs: Path) -> Evaluation:
 
     Every method's result is clamped and rounded to 8 bits, as it would be stored. The figures with GT-mean come
     after the plain ones and never alone: see `glare.metrics.gt_mean`.
+
+    Raises:
+        ValueError: if the two images of a pair are the same.
     """
     device = next(model.parameters()).device
     methods: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,6 +57,8 @@ def evaluate_pairs(model: GLARE, pairs: Path) -> Evaluation:
     files = list_pairs(pairs)
     for low_file, high_file in tqdm(files, desc="evaluate", unit="pair", disable=None):
         low, high = read_pair((low_file, high_file), device)
+        if torch.equal(low, high):  # which would make the mean PSNR infinite
+            raise ValueError(f"Expected two images of a scene but {low_file} has the pixels of {high_file}.")
         for name, method in methods.items():
             image = (255.0 * method(low).clamp(0, 1)).round() / 255.0
             aligned = gt_mean(image, high)

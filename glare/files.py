@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings, in lower case, of the files that are taken for images."""
+WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings, in lower case, of the images that are written too."""
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".mpo"}
+"""Endings, in lower case, of the files that are taken for images. HEIC and JPEG XL, for which Pillow needs a plugin,
+end as faults and are not passed over in silence."""
 
 
 @contextmanager

@@ -25,6 +25,15 @@ _ORIENTATION = 0x0112  # EXIF
 # TIFF tags that mark a raw file: the version of Adobe's DNG, or a first picture that is a smaller copy of another.
 _DNG_VERSION, _SUBFILE = 50706, 254
 _ALONGSIDE = "._"
+# What Pillow alone does not read, though the ending promises an image.
+_PLUGIN = ": Pillow reads {} with a plugin alone, such as {}; convert it to PNG or JPEG"
+_UNREAD = {
+    ".heic": _PLUGIN.format("HEIC", "pillow-heif"),
+    ".heif": _PLUGIN.format("HEIF", "pillow-heif"),
+    ".jxl": _PLUGIN.format("JPEG XL", "pillow-jxl-plugin"),
+    ".tif": ": Pillow reads no TIFF of floats in colour",
+    ".tiff": ": Pillow reads no TIFF of floats in colour",
+}
 #: Tolerated distance of a float from [0,1]; a bicubic resize overshoots by less.
 _OVERSHOOT = 0.1
 
@@ -37,11 +46,20 @@ class Header:
         size: (width, height) of the stored pixels; for a TIFF, which Pillow turns on reading, of the upright pixels.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
         depth: the depth that `eight_bits` reduces, such as ``16 bits``; empty where nothing is lost.
+        pictures: number of pictures in the file, of which the first is read; a camera's second view is none.
     """
 
     size: tuple[int, int]
     orientation: int
     depth: str
+    pictures: int = 1
+
+    @property
+    def losses(self) -> str:
+        """What is lost on reading, in words; empty where nothing is."""
+        depth = f"{self.depth}, rounded to 8" if self.depth else ""
+        pictures = f"{self.pictures} pictures, of which the first is taken" if self.pictures > 1 else ""
+        return ", ".join(filter(None, [depth, pictures]))
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -96,9 +114,17 @@ def open_image(path: str | Path) -> PIL.Image.Image:
     except (ModuleNotFoundError, SyntaxError) as error:
         # Importing ultralytics replaces `PIL.Image.open`: a file that Pillow cannot read then leads to the import of a
         # plugin, which may be missing. A broken PNG ends in a SyntaxError.
-        raise PIL.UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from error
+        raise _unidentified(path) from error
+    except PIL.UnidentifiedImageError as error:
+        raise _unidentified(path) from error
     except PIL.Image.DecompressionBombError as error:
         raise OSError(str(error)) from error
+
+
+def _unidentified(path: str | Path) -> PIL.UnidentifiedImageError:
+    """Return the error of a file that Pillow cannot read, with the reason that its ending suggests."""
+    why = _UNREAD.get(Path(path).suffix.lower(), "")
+    return PIL.UnidentifiedImageError(f"cannot identify image file {str(path)!r}{why}")
 
 
 def read_header(path: str | Path) -> Header:
@@ -121,7 +147,8 @@ def header_of(image: PIL.Image.Image) -> Header:
     kinds = {"F": "floats", "I": "whole numbers of 32 bits"}
     depth = "16 bits" if ";16" in coded or image.mode.startswith("I;16") else kinds.get(image.mode, "")
     orientation = int(image.getexif().get(_ORIENTATION, 1)) if _may_be_turned(image) else 1
-    return Header(image.size, orientation if 1 <= orientation <= 8 else 1, depth)
+    pictures = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    return Header(image.size, orientation if 1 <= orientation <= 8 else 1, depth, pictures)
 
 
 def _may_be_turned(image: PIL.Image.Image) -> bool:

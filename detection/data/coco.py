@@ -31,6 +31,9 @@ from glare.reading import read_header, read_text
 
 # Key of an image's entry for the sample's attributes beyond COCO's own fields.
 _OURS = "sample"
+#: Limit of the corners of boxes that are relative to the image's size, even of carelessly drawn ones: no set has all
+#: of its boxes in the first two pixels.
+_RELATIVE = 2
 
 
 def read_coco(
@@ -97,8 +100,10 @@ def read_coco(
         if mark.label >= 0 and number in marks:
             marks[number].append(mark)
     corners = [corner for found in marks.values() for mark in found for corner in mark.box]
-    if corners and max(corners) <= 1:
-        raise ValueError(f"Expected boxes in pixels in {annotations} but all of them lie within [0,1].")
+    if corners and max(corners) <= _RELATIVE:
+        raise ValueError(
+            f"Expected boxes in pixels in {annotations} but all of them lie within [0,1], or nearly so."
+        )
     if not callable(images):
         folder = Path(images or _image_folder(annotations, [entry.file for entry in entries.values()]))
         if not folder.is_dir():
@@ -132,8 +137,7 @@ def read_coco(
             *(header.upright if upright else header.size),
         )
         faults += mended
-        deep = f"{header.depth}, rounded to 8" if header.depth else ""
-        told += [(entry.file, what) for what in (line, deep) if what]
+        told += [(entry.file, what) for what in (line, header.losses) if what]
         clean = about.pop("reference", None)
         if clean is not None:
             file = images(clean)

@@ -55,8 +55,8 @@ def read_dark_face(root: str | Path) -> Dataset:
         sample, cut = inside_image(file_sample(name.as_posix(), file, boxes, [0] * len(boxes)), *header.size)
         samples.append(replace(sample, light="night"))
         faults += cut
-        if header.depth:
-            told.append((sample.name, f"{header.depth}, rounded to 8"))
+        if header.losses:
+            told.append((sample.name, header.losses))
     left_out = len(files) - len(samples)
     faults += gathered(told)
     return Dataset(tuple(samples), ("face",), faults=tuple(faults), left_out=left_out, names=("face",))

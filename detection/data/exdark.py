@@ -114,8 +114,8 @@ def _read(root: Path, split: str | Path, classes: Sequence[str]) -> Dataset:
         )
         samples.append(replace(sample, light=entry.light, place=entry.place, category=entry.category))
         faults += mended
-        if header.depth:
-            told.append((sample.name, f"{header.depth}, rounded to 8"))
+        if header.losses:
+            told.append((sample.name, header.losses))
     which = split if split in SPLITS else f"the split {Path(split).name}"
     return Dataset(
         tuple(samples),

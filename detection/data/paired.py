@@ -74,7 +74,7 @@ def read_test_sets(*roots: str | Path) -> Dataset:
             pairs, problems = _pairs(folder)
             samples += [_sample(folder, name, *pair) for pair in pairs if _alike(pair, problems)]
             faults += [problem.replace(f"{root}/", "") for problem in problems]
-            told += [(file.name, f"{depth}, rounded to 8") for pair in pairs for file, depth in _depths(pair)]
+            told += [(file.name, losses) for pair in pairs for file, losses in _losses(pair)]
     # Each fault so far is an image, or a pair, that cannot be tested on.
     left_out = len(faults)
     faults += [line for root in map(Path, roots) for line in left_alongside(root)]
@@ -113,12 +113,12 @@ def _check_sides(sets: Sequence[Path]) -> None:
             )
 
 
-def _depths(pair: tuple[Path, Path | None]) -> Iterator[tuple[Path, str]]:
-    """Yield the files of more than 8 bits, and their depths."""
+def _losses(pair: tuple[Path, Path | None]) -> Iterator[tuple[Path, str]]:
+    """Yield the files of which something is lost on reading, and what that is."""
     for file in pair:
         with suppress(OSError):  # loading the file reports the error
-            if file is not None and (depth := read_header(file).depth):
-                yield file, depth
+            if file is not None and (losses := read_header(file).losses):
+                yield file, losses
 
 
 def _is_set(folder: Path) -> bool:

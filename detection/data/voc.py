@@ -98,8 +98,7 @@ def read_voc(
         )
         samples.append(sample)
         faults += mended
-        deep = f"{header.depth}, rounded to 8" if header.depth else ""
-        told += [(name, what) for what in (line, deep) if what]
+        told += [(name, what) for what in (line, header.losses) if what]
     note = f"{split} of {title}" if split else ""
     left_out = listed - len(samples)
     return Dataset(tuple(samples), tuple(classes), note, (*faults, *gathered(told)), left_out, names)

@@ -28,13 +28,15 @@ from detection.data.core import (
     relative_name,
     stems,
 )
-from glare.files import IMAGE_SUFFIXES, whole_file
+from glare.files import IMAGE_SUFFIXES, WRITTEN_SUFFIXES, whole_file
 from glare.reading import find_files, left_alongside, open_image, read_header, read_text
 
 SPLITS = ("train", "val", "test")
 """The parts of a set in ultralytics' ``data.yaml``."""
 _PIXELS = 10.0
 """Limit of coordinates relative to an image's size, even of a carelessly drawn box; larger numbers are pixels."""
+_LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
+"""Folder of the labels for each spelling of the folder of images."""
 
 
 def read_yolo(
@@ -326,11 +328,19 @@ def _read_yolo(
         )
         samples.append(sample)
         faults += mended
-        if header.depth:
-            told.append((name, f"{header.depth}, rounded to 8"))
+        if header.losses:
+            told.append((name, header.losses))
     unlabelled = sum(not label.is_file() for label in files.values())
     if 2 * unlabelled > len(files):
         faults.append(f"{unlabelled} of {len(files)} images have no label file and are taken to show nothing")
+    shared: dict[Path, list[str]] = {}
+    for file, label in files.items():
+        shared.setdefault(label, []).append(file.name)
+    faults += [
+        f"{label.name} is the label file of {' and '.join(images)}: all are taken, each with its boxes"
+        for label, images in shared.items()
+        if len(images) > 1 and label.is_file()
+    ]
     faults += gathered(told)
     return Dataset(
         tuple(samples), tuple(classes), note, tuple(faults), len(files) - len(samples), tuple(names)
@@ -340,16 +350,18 @@ def _read_yolo(
 def _labels(path: Path) -> Path:
     """Return the labels' path of an image or a folder: its path with ``labels`` for the last ``images``."""
     parts = list(path.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    for place, part in reversed(list(enumerate(parts))):
+        if part in _LABELS:
+            parts[place] = _LABELS[part]
+            break
     return Path(*parts)
 
 
 def _label_file(image: Path) -> Path:
     """Return the label file of an image: in the folder of labels, or beside the image as in Darknet."""
     label = _labels(image).with_suffix(".txt")
-    beside = image.with_suffix(".txt")
-    return beside if not label.is_file() and beside.is_file() else label
+    others = (image.with_suffix(".txt"), label.with_suffix(".TXT"), image.with_suffix(".TXT"))
+    return next((file for file in (label, *others) if file.is_file()), label)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -576,4 +588,4 @@ def _write_labelled(sample: Sample, folder: Path, stem: Path) -> list[str]:
 
 def _can_be_copied(path: Path) -> bool:
     header = read_header(path)
-    return header.orientation == 1 and not header.depth and path.suffix.lower() in IMAGE_SUFFIXES
+    return header.orientation == 1 and not header.losses and path.suffix.lower() in WRITTEN_SUFFIXES

@@ -397,7 +397,7 @@ class TestFaultsWithoutDetectors:
         def small() -> Pixels:
             return np.zeros((side, side, 3), np.uint8)
 
-        tiny = replace(night.samples[0], name="tiny", load=small, reference=small)
+        tiny = replace(night.samples[0], name="tiny", load=small, reference=lambda: small() + 9)
         data = replace(night, samples=(tiny, night.samples[1]))
         metrics = ("PSNR", "SSIM", lpips_metric(LPIPS(chance)))
         found = collect(data, {"gamma": CLASSICS["gamma"]}, metrics=metrics)
@@ -407,6 +407,22 @@ class TestFaultsWithoutDetectors:
         assert len(found.samples) == 1
         with pytest.raises(ValueError, match="at least one readable image"):
             collect(replace(night, samples=(tiny,)), {"gamma": CLASSICS["gamma"]}, metrics=metrics)
+
+    def test_an_image_that_is_its_reference(self, night: Dataset) -> None:
+        """Its infinite PSNR would be the mean's."""
+        same = replace(night.samples[0], load=night.samples[0].reference)
+        found = collect(night.replace(samples=(same, *night.samples[1:])), {"raw": raw})
+        (fault,) = found.faults
+        assert "it has the pixels of its reference" in fault
+        assert np.isfinite(found.table()["PSNR"]).all()
+
+    def test_sides_that_are_swapped(self, night: Dataset) -> None:
+        swapped = tuple(replace(s, load=s.reference, reference=s.load) for s in night.samples if s.reference)
+        found = collect(night.replace(samples=swapped), {"raw": raw})
+        (fault,) = found.faults
+        assert fault.endswith("brighter than its reference: the sides of the pairs may be swapped")
+        assert f"and {len(swapped) - 1} more" in fault
+        assert len(found.samples) == len(swapped)  # told, not left out
 
     def test_what_one_enhancer_fails_on_counts_for_none(self, night: Dataset) -> None:
         dark = night.samples[0].load()

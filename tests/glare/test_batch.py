@@ -13,7 +13,7 @@ import PIL.ImageOps
 import pytest
 import skimage
 import torch
-from PIL import TiffImagePlugin
+from PIL import TiffImagePlugin, features
 from torch import Tensor
 
 from glare import GLARE, GLAREEnhance
@@ -262,6 +262,21 @@ class TestImages:
         (line,) = enhance_files(lambda pixels: pixels, [(tmp_path / f"in{suffix}", tmp_path / "out.png")])
         assert "it holds 3 pictures, of which all but the first would be lost" in line
         assert not (tmp_path / "out.png").exists()
+
+    def test_images_of_kinds_that_are_not_written_become_png(self, tmp_path: Path) -> None:
+        """A telephone's HEIC, which nothing here reads, is told and not passed over."""
+        if not features.check("avif") or not features.check("jpg_2000"):
+            pytest.skip("this Pillow was built without AVIF or JPEG 2000")
+        (tmp_path / "in").mkdir()
+        for name in ("a.avif", "b.jp2", "c.MPO"):
+            form = "MPO" if name.endswith("MPO") else None
+            PIL.Image.new("RGB", (24, 16), (60, 0, 0)).save(tmp_path / "in" / name, form)
+        (tmp_path / "in" / "d.heic").write_bytes(b"\0\0\0\x18ftypheic")
+        failed = enhance_files(lambda pixels: pixels, find_jobs([str(tmp_path / "in")], tmp_path / "out"))
+        assert relative(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+        (line,) = failed
+        assert "d.heic: cannot identify image file" in line
+        assert "pillow-heif" in line
 
     def test_a_preview_is_not_the_photograph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tags = TiffImagePlugin.ImageFileDirectory_v2()

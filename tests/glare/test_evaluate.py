@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,12 @@ def images(pairs: Path) -> list[tuple[Tensor, Tensor]]:
 @pytest.fixture
 def found(model: GLARE, pairs: Path) -> Evaluation:
     return evaluate_pairs(model, pairs)
+
+
+def test_a_pair_of_the_same_image_is_refused(model: GLARE, pairs: Path) -> None:
+    shutil.copy(pairs / "high" / NAMES[1], pairs / "low" / NAMES[1])
+    with pytest.raises(ValueError, match=r"low/b\.png has the pixels of .*high/b\.png"):
+        evaluate_pairs(model, pairs)
 
 
 def decibels(image: Tensor, reference: Tensor) -> float:

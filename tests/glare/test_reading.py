@@ -54,6 +54,19 @@ class TestDepth:
         with pytest.raises(ValueError, match=words):
             read_image(tmp_path / "a.tif", upright=False)
 
+    def test_colour_of_floats_is_told(self, tmp_path: Path) -> None:
+        cv2 = pytest.importorskip("cv2")
+        cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((8, 8, 3), np.float32))
+        with pytest.raises(OSError, match=r"a\.tif': Pillow reads no TIFF of floats in colour"):
+            read_header(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
+    def test_of_several_pictures_the_first_is_taken_and_that_is_told(self, tmp_path: Path, name: str) -> None:
+        frames = [Image.new("RGB", (18, 12), (20 * i, 0, 0)) for i in range(1, 4)]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+        assert read_header(tmp_path / name).losses == "3 pictures, of which the first is taken"
+        assert read_image(tmp_path / name, upright=False)[0, 0].tolist() == [20, 0, 0]
+
     def test_eight_bits_have_nothing_to_lose(self, tmp_path: Path) -> None:
         Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a.png")
         assert read_header(tmp_path / "a.png").depth == ""

@@ -207,6 +207,9 @@ class TestCOCO:
         coco["annotations"] = [{"image_id": 7, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4]}]
         with pytest.raises(ValueError, match=r"boxes in pixels in .* but all of them lie within \[0,1\]"):
             read_coco(write(tmp_path, coco))
+        coco["annotations"][0]["bbox"] = [0.6, 0.2, 0.45, 0.4]  # carelessly drawn, beyond the image's edge
+        with pytest.raises(ValueError, match=r"boxes in pixels in .* but all of them lie within \[0,1\]"):
+            read_coco(write(tmp_path, coco))
 
     def test_splits_with_images_of_one_name(self, tmp_path: Path, coco: dict[str, Any]) -> None:
         (tmp_path / "annotations").mkdir()

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 import detection.detectors.ultralytics  # noqa: F401 - keeps ultralytics, where a test imports it, off the network
 from detection import (
@@ -39,6 +39,35 @@ class TestYOLO:
         assert data.samples[0].labels.tolist() == [EXDARK_CLASSES.index("People")]
         assert data.samples[1].boxes.shape == (0, 4)
         assert data.faults == ()
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "end"), [("Images", "Labels", ".txt"), ("IMAGES", "LABELS", ".TXT")]
+    )
+    def test_spelling_of_the_folders_and_endings(
+        self, yolo: Path, images: str, labels: str, end: str
+    ) -> None:
+        (yolo / "images").rename(yolo / images)
+        (yolo / "labels").rename(yolo / labels)
+        (yolo / labels / "val/a.txt").rename(yolo / labels / f"val/a{end}")
+        (yolo / "set.yaml").write_text(f"val: {images}/val\nnames: {list(COCO_CLASSES)}", encoding="utf-8")
+        np.testing.assert_allclose(read_dataset(yolo).samples[0].boxes, [[50, 40, 150, 60]])
+
+    def test_one_label_file_of_two_images(self, yolo: Path) -> None:
+        Image.new("RGB", (100, 100)).save(yolo / "images/val/a.jpg")
+        data = read_yolo(yolo)
+        assert [s.name for s in data.samples] == ["val/a.jpg", "val/a.png", "val/empty.png"]
+        assert "a.txt is the label file of a.jpg and a.png: all are taken, each with its boxes" in data.faults
+
+    def test_other_kinds_of_images_are_read_or_told(self, yolo: Path) -> None:
+        if not features.check("avif"):
+            pytest.skip("this Pillow was built without AVIF")
+        Image.open(yolo / "images/val/a.png").save(yolo / "images/val/a.avif")
+        (yolo / "images/val/a.png").unlink()
+        (yolo / "images/val/b.heic").write_bytes(b"\0\0\0\x18ftypheic")
+        data = read_yolo(yolo)
+        assert [s.name for s in data.samples] == ["val/a.avif", "val/empty.png"]
+        assert data.faults[0].startswith("val/b.heic: cannot identify image file")
+        assert data.left_out == 1
 
     def test_names_from_the_yaml(self, yolo: Path) -> None:
         (yolo / "data.yaml").write_text("names: {0: Cup, 45: Dog}", encoding="utf-8")
