@@ -1,8 +1,8 @@
 """Tell whose mAP it is: the same boxes scored by the packages that papers take, as a table in Markdown.
 
-    python -m venv whose_number
-    whose_number/bin/pip install -r experiments/whose_map.txt
-    PYTHONPATH=. whose_number/bin/python experiments/whose_map.py coco/annotations.json found.json --detector yolo26n.pt
+    python -m venv whose_map
+    whose_map/bin/pip install -r experiments/whose_map.txt
+    PYTHONPATH=. whose_map/bin/python experiments/whose_map.py coco/annotations.json found.json --detector yolo26n.pt
 
 In an environment of its own, since GLARE depends on few of these packages. ``found.json`` is a list of detections in
 the format of COCO's results; where it is not there, the detector makes it. What is not installed is left out and named

@@ -154,6 +154,7 @@ def run_convert(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure untouched images, gamma and GLARE against the references, and what the stages do."""
     found = evaluate_pairs(weights.load(args.weights).to(args.device), args.pairs)
+    print(f"{len(found.images)} pairs of {args.pairs}")
     print(f"{'':12}" + "".join(f"{name:>14}" for name in FIGURES))
     for method, row in found.methods.items():
         print(f"{method:12}" + "".join(f"{row[name]:14.3f}" for name in FIGURES))

@@ -103,6 +103,7 @@ def test_command(model: GLARE, pairs: Path, tmp_path: Path, capsys: pytest.Captu
     folder = save(model, tmp_path / "weights", dtype=torch.float32).parent
     assert main(["evaluate", str(pairs), "--weights", str(folder), "--device", "cpu"]) == 0
     told = capsys.readouterr().out
+    assert told.startswith(f"2 pairs of {pairs}")
     measured = evaluate_pairs(model, pairs)
     for method, row in measured.methods.items():
         line = next(line for line in told.splitlines() if line.startswith(method))
