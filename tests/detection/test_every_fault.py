@@ -95,6 +95,8 @@ def folder(tmp_path: Path) -> Path:
     cut.write_bytes(cut.read_bytes()[:700])
     (images / "empty.jpg").write_bytes(b"")
     (images / "text.jpg").write_text("no image")
+    (images / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (labels / "phone.txt").write_text(BOX)
     (images / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     # What lies about.
     (images / "._deep.png").write_bytes(b"\0\5\x16\7")
@@ -123,7 +125,7 @@ def test_a_table_and_a_list(folder: Path) -> None:
     faults = table.attrs["faults"]
     broken = {
         *("whole.tif", "nan.tif", "bright.tif", "words.png", "short.png", "unknown.png", "infinite.png"),
-        *("between.png", "cut.png", "empty.jpg", "text.jpg", "gone.jpg"),
+        *("between.png", "cut.png", "empty.jpg", "text.jpg", "gone.jpg", "phone.heic"),
     }
     for name in broken:
         assert any(fault.startswith(f"{name}: ") for fault in faults), name
@@ -136,6 +138,7 @@ def test_a_table_and_a_list(folder: Path) -> None:
         "beyond.png: dropped 1 of 4 boxes, without width or height",
         "deep.png and 1 more: 16 bits, rounded to 8",
         "bright.tif and 2 more: floats, rounded to 8",
+        "moves.webp and 1 more: 2 pictures, of which the first is taken",
         "passed over 1 files such as ._deep.png",
     ):
         assert any(words in fault for fault in faults), words
