@@ -60,23 +60,6 @@ _KNOB = "0 trusts what GLARE knows of daylight, 2 what the camera saw"
 _REDUCED = "\n\nOf {}×{} pixels, reduced to {}×{} for this page."
 
 
-class Photograph(gr.Image):
-    """An image that is given to the function as the path of its file, unopened.
-
-    Gradio's own opens the file, in which there may be anything, before a function of ours could say what is wrong.
-    """
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the uploaded file, which Gradio has found to be one."""
-        return None if payload is None else payload.path
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuse an address instead of a file: Gradio would fetch it, of whatever size."""
-        if str(url_or_file_path).startswith(("http://", "https://")):
-            raise gr.Error("Expected a file but got an address.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-
 def read_photograph(path: str | Path) -> tuple[Pixels, tuple[int, int]]:
     """Read an uploaded file.
 
@@ -87,21 +70,22 @@ def read_photograph(path: str | Path) -> tuple[Pixels, tuple[int, int]]:
         ValueError: if it is no image, is damaged, or has more than `MAX_PIXELS`.
     """
     name = Path(path).name
+    too_large = f"{name} is too large: this page takes {MAX_PIXELS / 1e6:.0f} megapixels at most."
     try:
         with open_image(path) as image:
-            pixels = image.width * image.height
-        if pixels <= MAX_PIXELS:
+            fits = image.width * image.height <= MAX_PIXELS
+        if fits:
             photograph = PIL.Image.fromarray(read_image(path, upright=True))
     except FileNotFoundError as error:
         raise ValueError(
             f"{name} is no longer here: files are removed after a while. Drop it again."
         ) from error
     except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, PIL.Image.DecompressionBombError):
+            raise ValueError(too_large) from error
         raise ValueError(f"{name} cannot be read: it is damaged, or is no image.") from error
-    if pixels > MAX_PIXELS:
-        raise ValueError(
-            f"{name} has {pixels / 1e6:.0f} megapixels, and this page takes {MAX_PIXELS / 1e6:.0f} at most."
-        )
+    if not fits:
+        raise ValueError(too_large)
     size = photograph.size
     photograph.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.LANCZOS)
     return np.asarray(photograph), size
@@ -112,8 +96,7 @@ def _table(rows: Sequence[tuple[str, Detections, Cost, str]], names: Sequence[st
     lines = ["| | boxes | detector | GLARE |", "|---|---|--:|--:|"]
     for title, found, cost, enhanced in rows:
         counts = Counter(names[label] for label in found.labels[found.scores >= DRAWN_SCORE])
-        listed = ", ".join(f"{number} {name}" for name, number in counts.most_common())
-        boxes = f"**{counts.total()}** {listed}"
+        boxes = ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "none"
         lines.append(f"| {title} | {boxes} | {cost.ms:.0f} ms | {enhanced} |")
     return "\n".join(lines)
 
@@ -141,11 +124,13 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
         (found,), cost = timed(lambda: find([image]))
         return found, cost
 
-    def show(path: str | None, fidelity: float) -> tuple[tuple[PIL.Image.Image, PIL.Image.Image] | None, str]:
-        if path is None:
+    def show(
+        upload: dict[str, Any] | None, fidelity: float
+    ) -> tuple[tuple[PIL.Image.Image, PIL.Image.Image] | None, str]:
+        if upload is None:
             return None, ""
         try:
-            before, size = read_photograph(path)
+            before, size = read_photograph(upload["path"])
         except ValueError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         enhance.fidelity = fidelity
@@ -164,8 +149,11 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
         gr.Markdown(_HEAD)
         with gr.Row():
             with gr.Column(scale=2):
-                photograph = Photograph(
-                    label="A dark photograph", sources=["upload", "webcam"], elem_id="photograph"
+                photograph = gr.Image(
+                    label="A dark photograph",
+                    sources=["upload", "webcam"],
+                    type="filepath",
+                    elem_id="photograph",
                 )
                 knob = gr.Slider(0, 2, 1, step=0.1, label="Fidelity", info=_KNOB, elem_id="fidelity")
                 gr.Examples([[str(file)] for file in examples], photograph, label="Or one of these")
@@ -182,6 +170,7 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
             [slider, table],
             trigger_mode="always_last",
             concurrency_limit=1,
+            preprocess=False,  # Gradio would open the file itself, and could not say what is wrong with it
             api_name="show",
         )
     return blocks
@@ -189,7 +178,7 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
 
 def served(blocks: gr.Blocks) -> FastAPI:
     """Return the page as an application for a server."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    blocks.has_launched = True  # else it takes the path of any file on this machine for one that was uploaded
     app: FastAPI = gr.mount_gradio_app(
         FastAPI(),
         blocks,
@@ -198,7 +187,7 @@ def served(blocks: gr.Blocks) -> FastAPI:
         run_history=False,
         ssr_mode=False,
         max_file_size=MAX_BYTES,
-        theme=gr.themes.Default(**fonts),  # its own fonts are fetched from Google
+        theme=gr.themes.Default(font="system-ui", font_mono="ui-monospace"),  # no font is fetched
     )
     return app
 
