@@ -41,7 +41,7 @@ except ModuleNotFoundError as error:
         f"glare demo needs {error.name}: pip install 'glare-torch[demo]'.", name=error.name
     ) from error
 
-MAX_BYTES = 30_000_000
+MAX_BYTES = 32 * 1024**2
 """The largest file that the page takes."""
 MAX_PIXELS = 50_000_000
 """The largest photograph that is decoded: the largest telephones' have as many."""
@@ -132,7 +132,7 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
         try:
             before, size = read_photograph(upload["path"])
         except ValueError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            return None, f"**{error}**"
         enhance.fidelity = fidelity
         after, cost = timed(lambda: enhance(before))
         (found, looked), (found_after, looked_after) = look(before), look(after)
@@ -156,23 +156,24 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
                     elem_id="photograph",
                 )
                 knob = gr.Slider(0, 2, 1, step=0.1, label="Fidelity", info=_KNOB, elem_id="fidelity")
-                gr.Examples([[str(file)] for file in examples], photograph, label="Or one of these")
+                chosen = gr.Examples([[str(file)] for file in examples], photograph, label="Or one of these")
             with gr.Column(scale=3):
                 slider = gr.ImageSlider(
                     label="Before | after", format="png", interactive=False, elem_id="pictures"
                 )
                 table = gr.Markdown(elem_id="table")
-        # One at a time, as neither network is for several threads; the last position of a moving knob counts.
-        gr.on(
-            [photograph.change, knob.change],
-            show,
-            [photograph, knob],
-            [slider, table],
-            trigger_mode="always_last",
-            concurrency_limit=1,
-            preprocess=False,  # Gradio would open the file itself, and could not say what is wrong with it
-            api_name="show",
-        )
+        how: dict[str, Any] = {
+            "fn": show,
+            "inputs": [photograph, knob],
+            "outputs": [slider, table],
+            "trigger_mode": "always_last",  # of a moving knob the last position counts
+            "concurrency_id": "networks",  # one after the other, as neither is for several threads
+            "concurrency_limit": 1,
+            "preprocess": False,  # Gradio would open the file itself, and could not say what is wrong with it
+        }
+        # A file from outside sends `change` twice.
+        gr.on([photograph.input, photograph.clear, knob.input], api_name="show", **how)
+        chosen.load_input_event.then(api_visibility="private", **how)
     return blocks
 
 
