@@ -56,7 +56,7 @@ _LEVEL = "extreme"
 _HEAD = """# See at night, and let detectors see
 Drop a dark photograph, take one, or click an example; then drag the line across the picture. Files stay on the machine
 that serves this page and are removed after ten minutes. The weights are for research and non-commercial use."""
-_KNOB = "0 trusts what GLARE knows of daylight, 2 what the camera saw"
+_KNOB = "0: as GLARE knows daylight, 2: as the camera saw it"
 _REDUCED = "\n\nOf {}×{} pixels, reduced to {}×{} for this page."
 
 
