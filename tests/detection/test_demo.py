@@ -296,10 +296,12 @@ class OneAtATime:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.first_takes = 0.0
 
     def __call__(self, images: Sequence[Pixels]) -> list[Detections]:
         assert self._lock.acquire(blocking=False), "called while at work"
-        time.sleep(0.2)
+        time.sleep(self.first_takes)
+        self.first_takes = 0.0
         found = []
         for image in images:
             height, width, _ = image.shape
@@ -327,17 +329,14 @@ class Visitor:
 
 
 @contextmanager
-def running(folder: Path, examples: Sequence[Path] = ()) -> Iterator[str]:
-    """The address of the page, with a detector that is quick, in this process."""
+def running(folder: Path, examples: Sequence[Path] = (), first_takes: float = 0.0) -> Iterator[str]:
+    """The address of the page, in this process, and a detector whose first call takes some seconds."""
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                demo.served(demo.page(GLAREEnhance(), OneAtATime(), examples)),
-                log_level="warning",
-                timeout_graceful_shutdown=1,
-            )
-        )
+        find = OneAtATime()
+        find.first_takes = first_takes
+        app = demo.served(demo.page(GLAREEnhance(), find, examples))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -351,7 +350,8 @@ class TestUsers:
     def test_two_at_once_both_get_their_picture(self, tmp_path: Path) -> None:
         colours = [(30, 5, 5), (5, 5, 30)]
         answers: dict[int, tuple[str, Any]] = {}
-        with running(tmp_path / "kept") as url:
+        # Long enough for the other to come meanwhile.
+        with running(tmp_path / "kept", first_takes=2) as url:
 
             def visit(number: int) -> None:
                 visitor = Visitor(url)
