@@ -1,4 +1,4 @@
-"""The command line: ``glare enhance | train | evaluate | convert | export | info``."""
+"""The command line: ``glare enhance | demo | train | evaluate | convert | export | info``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,19 @@ def _parser() -> argparse.ArgumentParser:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     enhance.add_argument("--device", type=_device, default=device, help="(%(default)s)")
     enhance.set_defaults(run=run_enhance)
+
+    demo = commands.add_parser(
+        "demo", help="a page in the browser: enhance a photograph, and see boxes in it"
+    )
+    demo.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
+    demo.add_argument(
+        "--detector",
+        default="yolo26n-exdark",
+        help="a name or checkpoint of ultralytics', a name of torchvision's, MODULE:CALLABLE (%(default)s)",
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to let others in (%(default)s)")
+    demo.add_argument("--port", type=int, default=7860, help="0 for any that is free (%(default)s)")
+    demo.set_defaults(run=run_demo, device=device)
 
     convert = commands.add_parser("convert", help="turn official checkpoints into a folder of weights")
     convert.add_argument("netg", type=Path, metavar="net_G.pth", help="the official stage-3 network")
@@ -137,6 +151,13 @@ def run_enhance(args: argparse.Namespace) -> int:
         lines = (f"  {line}" for line in failed)
         print(f"{len(failed)} of {len(jobs)} images failed:", *lines, sep="\n", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Serve the page until the process is told to stop."""
+    # By name: the page shows a detector, so it is on the detector side, of which nothing here knows.
+    import_module("detection.demo").serve(args.weights, args.detector, args.host, args.port, args.device)
+    return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:

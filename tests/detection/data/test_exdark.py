@@ -116,11 +116,11 @@ class TestReading:
             exdark.add(f"Cat/a_{number}.jpg", "Cat -1 5 100 20", listed="6 1 1 3")
             file = exdark.root / "ExDark" / "Cat" / f"a_{number}.jpg"
             whole = file.read_bytes()
-            file.write_bytes(whole[: whole.index(b"\xff\xda")])  # up to where the pixels start
+            file.write_bytes(whole[: whole.index(b"\xff\xda") + 14])  # up to where the pixels start
         data = ExDark(exdark.root, "test")
         assert len(data) == 50
         assert all(sample.boxes.tolist() == [[0, 5, 40, 25]] for sample in data.samples)
-        with pytest.raises(OSError, match="cannot load this image"):
+        with pytest.raises(OSError, match="truncated"):
             data.samples[0].load()
 
 
