@@ -240,6 +240,64 @@ class TestTime:
         assert stamps_of(tmp_path / "out.avi") == [Fraction(number, 30) for number in range(30)]
         assert lines == ([] if suffix != ".mkv" else ["frames moved by up to +0.3333 ms"])
 
+    @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+    def test_a_start_between_two_milliseconds(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As of a transport stream; MP4 tells the start of a track by a clock of its own."""
+        source = film(tmp_path / "in.ts", stamps=range(6000, 30000, 3000), sound=[("aac", 0.1, "eng")])
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        for kind in ("video", "audio"):
+            shifts = zip(stamps_of(tmp_path / f"out{suffix}", kind), stamps_of(source, kind), strict=True)
+            assert max(abs(new - old) for new, old in shifts) <= (
+                0 if kind == "video" else Fraction(1, 48000)
+            )
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_is_never_played_moves_nothing(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The lead of AAC, before the first frame: an MP4 hides it by its edit list, and others have none."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 90000, 9000), rate=10, sound=[("aac", 0.0, "eng")])
+        assert stamps_of(source, "audio")[0] < 0
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        assert stamps_of(tmp_path / f"out{suffix}") == [Fraction(number, 10) for number in range(10)]
+        hidden = suffix in (".avi", ".mkv")
+        assert packets_of(tmp_path / f"out{suffix}") == packets_of(source)[hidden:]
+        wanted = Fraction(0) if hidden else stamps_of(source, "audio")[0]
+        assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == wanted
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_was_cut_off_on_a_telephone_stays_so(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file still holds it, and an edit list hides it."""
+        source = film(tmp_path / "in.mp4", stamps=range(-9000, 9000, 3000), sound=[("aac", -0.1, "eng")])
+        lines = through(source, tmp_path / f"out{suffix}", capsys)
+        after = stamps_of(tmp_path / f"out{suffix}")
+        if suffix == ".mkv":  # which moves all, where a packet of sound lies across the cut
+            assert [line[:18] for line in lines] == ["frames moved by up", "stream 1 (audio) m"]
+            assert 0 < after[0] < Fraction(1024, 48000)
+        else:
+            assert after == [0, Fraction(1, 30), Fraction(2, 30)]
+            assert len(lines) == (suffix == ".avi")
+        if suffix in (".avi", ".mkv"):
+            assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == 0
+        else:
+            with av.open(str(source)) as old, av.open(str(tmp_path / f"out{suffix}")) as new:
+                for one, other in zip(old.streams, new.streams, strict=True):
+                    assert abs((one.duration - other.duration) * one.time_base) < Fraction(1, 1000)
+
+    @pytest.mark.parametrize("step", [3017, 2999, 3001])
+    def test_an_avi_of_a_rate_of_many_digits(
+        self, step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """MPEG-4 Part 2 counts at most 65535 ticks a second, and the mean rate of a telephone has 90000."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 20 * step, step), rate=Fraction(90000, step))
+        through(source, tmp_path / "out.avi", capsys)
+        shifts = zip(stamps_of(tmp_path / "out.avi"), stamps_of(source), strict=True)
+        assert max(abs(new - old) for new, old in shifts) <= Fraction(1, 1000)
+
     def test_an_avi_of_two_rates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = film(tmp_path / "in.mp4", stamps=TIMES["30, then 24 fps"])
         assert through(source, tmp_path / "out.avi", capsys) == []
@@ -611,6 +669,26 @@ class TestTracks:
         through(source, tmp_path / "out.avi", capsys)
         assert packets_of(source) == packets_of(tmp_path / "out.avi")
 
+    @pytest.mark.parametrize(
+        ("codec", "start", "target", "others"),
+        [
+            ("flac", ".mkv", "mov", ".avi, .m4v, .mkv, .mp4"),
+            ("libopus", ".mkv", "mov", ".m4v, .mkv, .mp4, .webm"),
+            ("aac", ".ts", "avi", ".m4v, .mkv, .mov, .mp4"),  # in frames of its own (ADTS)
+            ("pcm_s16le", ".mkv", "webm", ".avi, .m4v, .mkv, .mov, .mp4"),
+        ],
+    )
+    def test_some_containers_say_so_late(
+        self, codec: str, start: str, target: str, others: str, tmp_path: Path
+    ) -> None:
+        source = film(
+            tmp_path / f"in{start}", base=Fraction(1, 1000), stamps=[0, 33], sound=[(codec, 0, "eng")]
+        )
+        (line,) = enhance_files(lambda pixels: pixels, [(source, tmp_path / f"out.{target}")])
+        kind = codec.removeprefix("lib")
+        assert line == f"{source}: its sound ({kind}) cannot be held by {target}, only by {others}"
+        assert list(tmp_path.iterdir()) == [source]
+
 
 def packets_of(path: Path, number: int = 0) -> list[bytes]:
     with av.open(str(path)) as file:
@@ -631,6 +709,7 @@ class TestInputs:
             (".avi", "mjpeg", "yuvj420p", "pcm_s16le", {}),
             (".webm", "libvpx", "yuv420p", "libopus", {"auto-alt-ref": "1", "lag-in-frames": "5"}),
             (".gif", "gif", "rgb8", None, {}),
+            (".ogv", "libvpx", "yuv420p", "flac", {}),
         ],
     )
     def test_whatever_ffmpeg_reads(
@@ -652,13 +731,18 @@ class TestInputs:
             stamps=range(10),
             options=options,
             sound=[(sound, 0.0, "eng")] if sound else [],
-            form="mpegts" if suffix == ".mts" else None,
+            form={".mts": "mpegts", ".ogv": "ogg"}.get(suffix),
         )
         jobs = find_jobs([str(source.parent)], tmp_path / "day")
         target = (
             tmp_path
             / "day"
-            / {".wmv": "clip.avi", ".avi": "clip.avi", ".webm": "clip.webm"}.get(suffix, "clip.mov")
+            / {
+                ".avi": "clip.avi",
+                ".ogv": "clip.mp4",
+                ".webm": "clip.webm",
+                ".wmv": "clip.avi",
+            }.get(suffix, "clip.mov")
         )
         assert jobs == [(source, target)]
         assert find_jobs([str(source)], tmp_path / "day") == jobs
@@ -855,7 +939,7 @@ class TestVideos:
         arguments = ["enhance", str(clip.parent), str(tmp_path / "day"), "--weights", str(weights)]
         assert main(arguments) == 1
         told = capsys.readouterr().err
-        assert "1 of 2 images failed" in told
+        assert "1 of 2 files failed" in told
         assert str(broken) in told
         assert relative(tmp_path / "day") == ["clip.mp4"]
 
