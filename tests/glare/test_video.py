@@ -324,58 +324,80 @@ class TestTime:
             assert abs(after[-1] - before[-1]) <= Fraction(1, 1000)
 
 
-def test_a_dash_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class TestDashCamera:
     """Ten seconds of a panned photograph, darkened, 30, then 24 frames a second, with sound."""
-    photograph = np.asarray(skimage.data.chelsea())[20:276].astype(float)
-    stamps = [*range(0, 450000, 3000), *range(450000, 900000, 3750)]
-    source, base = tmp_path / "night.mp4", Fraction(1, 90000)
-    with av.open(str(source), "w") as file:
-        video = file.add_stream("libx264", rate=27, options={"preset": "ultrafast"})
-        video.width, video.height, video.time_base = 96, 64, base
-        video.codec_context.time_base = base
-        video.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        sound, packets = tone(file, "aac", 0.0, "eng", seconds=10)
-        for number, stamp in enumerate(stamps):
-            left = number * 350 // len(stamps)
-            dark = (255 * (photograph[::4, left : left + 96] / 255) ** 2.2 / 8).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(dark), "rgb24")
-            frame.pts, frame.time_base = stamp, base
-            file.mux(video.encode(frame))
-        file.mux(video.encode(None))
-        for packet in packets:
-            packet.stream = sound
-            file.mux(packet)
 
-    def brighter(pixels: Tensor) -> Tensor:
-        return pixels * 4
+    STAMPS = (*range(0, 450000, 3000), *range(450000, 900000, 3750))
+    BASE = Fraction(1, 90000)
 
-    target = tmp_path / "day.mp4"
-    assert enhance_files(brighter, [(source, target)], batch=4) == []
-    assert str(source) not in capsys.readouterr().err  # nothing moved, nothing is left out
-    assert stamps_of(target) == stamps_of(source) == [stamp * base for stamp in stamps]
-    assert stamps_of(target, "audio") == stamps_of(source, "audio")
-    assert packets_of(target) == packets_of(source)
-    with av.open(str(source)) as before, av.open(str(target)) as after:
-        assert after.streams.video[0].duration == before.streams.video[0].duration
-        assert after.streams.audio[0].duration == before.streams.audio[0].duration
-        assert after.duration == before.duration
-        assert after.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
-        for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
-            expected = 4 * old.to_ndarray(format="rgb24").mean((0, 1))
-            assert np.abs(new.to_ndarray(format="rgb24").mean((0, 1)) - expected).max() < 4 * 1.5
-    if shutil.which("ffprobe") is None:
-        pytest.skip("no ffprobe, which would be the second opinion")
-    told = []
-    for path in (source, target):
-        command = ["ffprobe", "-v", "error", "-of", "csv", "-show_entries"]
-        command += [
-            "packet=stream_index,pts:stream=start_time,duration,sample_aspect_ratio",
-            str(path),
-        ]
-        told.append(
-            sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-        )
-    assert told[0] == told[1]
+    @pytest.fixture(scope="class")
+    def source(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        photograph = np.asarray(skimage.data.chelsea())[20:276].astype(float)
+        path: Path = tmp_path_factory.mktemp("camera") / "night.mp4"
+        with av.open(str(path), "w") as file:
+            video = file.add_stream("libx264", rate=27, options={"preset": "ultrafast"})
+            video.width, video.height, video.time_base = 96, 64, self.BASE
+            video.codec_context.time_base = self.BASE
+            video.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            sound, packets = tone(file, "aac", 0.0, "eng", seconds=10)
+            for number, stamp in enumerate(self.STAMPS):
+                left = number * 350 // len(self.STAMPS)
+                dark = (255 * (photograph[::4, left : left + 96] / 255) ** 2.2 / 8).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(dark), "rgb24")
+                frame.pts, frame.time_base = stamp, self.BASE
+                file.mux(video.encode(frame))
+            file.mux(video.encode(None))
+            for packet in packets:
+                packet.stream = sound
+                file.mux(packet)
+        return path
+
+    def is_kept(self, source: Path, target: Path) -> None:
+        """Every stamp, the sound and the aspect."""
+        assert stamps_of(target) == stamps_of(source) == [stamp * self.BASE for stamp in self.STAMPS]
+        assert stamps_of(target, "audio") == stamps_of(source, "audio")
+        assert packets_of(target) == packets_of(source)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            assert after.streams.video[0].duration == before.streams.video[0].duration
+            assert after.streams.audio[0].duration == before.streams.audio[0].duration
+            assert after.duration == before.duration
+            assert after.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+            assert (after.streams.video[0].width, after.streams.video[0].height) == (96, 64)
+            assert sum(1 for _ in after.decode(video=0)) == len(self.STAMPS)
+
+    def test_by_the_command(
+        self, source: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        options = ["--weights", str(weights), "--no-steady", "--batch", "30", "--scale", "0.5"]
+        assert main(["enhance", str(source), str(target), *options]) == 0
+        assert str(source) not in capsys.readouterr().err  # nothing moved, nothing is left out
+        self.is_kept(source, target)
+
+    def test_each_frame_is_that_of_its_time(
+        self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        assert enhance_files(lambda pixels: pixels * 4, [(source, target)], batch=4) == []
+        assert str(source) not in capsys.readouterr().err
+        self.is_kept(source, target)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
+                expected = 4 * old.to_ndarray(format="rgb24").mean((0, 1))
+                assert np.abs(new.to_ndarray(format="rgb24").mean((0, 1)) - expected).max() < 4 * 1.5
+        if shutil.which("ffprobe") is None:
+            pytest.skip("no ffprobe, which would be the second opinion")
+        told = []
+        for path in (source, target):
+            command = ["ffprobe", "-v", "error", "-of", "csv", "-show_entries"]
+            command += [
+                "packet=stream_index,pts:stream=start_time,duration,sample_aspect_ratio",
+                str(path),
+            ]
+            told.append(
+                sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+            )
+        assert told[0] == told[1]
 
 
 class TestPicture:
@@ -942,6 +964,26 @@ class TestVideos:
         assert "1 of 2 files failed" in told
         assert str(broken) in told
         assert relative(tmp_path / "day") == ["clip.mp4"]
+
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+    def test_ctrl_c(self, kind: type[BaseException], tmp_path: Path) -> None:
+        """Encoding goes on while the next frames are enhanced; it ends before the file is closed."""
+        source, target = tmp_path / "in.mkv", tmp_path / "out.mp4"
+        film(source, size=(320, 240), stamps=range(0, 120 * 33, 33), base=Fraction(1, 1000))
+        target.write_bytes(b"of an earlier run")
+        while_stopped: list[str] = []
+
+        def stopped(pixels: Tensor) -> Tensor:
+            if any(name.startswith(".out.mp4") for name in relative(tmp_path)):
+                while_stopped.extend(relative(tmp_path))
+                raise kind
+            return pixels
+
+        with pytest.raises(kind):
+            enhance_files(stopped, [(source, target)], batch=30)
+        assert len(while_stopped) == 3  # a part was written already, under another name
+        assert relative(tmp_path) == ["in.mkv", "out.mp4"]
+        assert target.read_bytes() == b"of an earlier run"
 
     def test_without_the_extra(self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "av", None)
