@@ -39,7 +39,7 @@ from glare.reading import (
 )
 from glare.steady import Steady
 from glare.transform import GLAREEnhance
-from glare.video import CONTAINERS, OF_WINDOWS, OTHERWISE, VIDEOS, EnhanceFrames, enhance_video, is_whole
+from glare.video import CONTAINERS, EXCEPT, OTHERWISE, VIDEOS, EnhanceFrames, enhance_video, is_whole
 
 Job: TypeAlias = tuple[Path, Path]
 """Which file becomes which."""
@@ -109,7 +109,7 @@ def _written_as(source: Path) -> Path:
         return source.with_suffix(".png")
     if suffix not in VIDEOS or suffix in CONTAINERS:
         return source
-    return source.with_suffix(OF_WINDOWS.get(suffix, OTHERWISE))
+    return source.with_suffix(EXCEPT.get(suffix, OTHERWISE))
 
 
 def _files(name: str, output: Path) -> tuple[Path, list[Path]]:

@@ -149,7 +149,7 @@ def run_enhance(args: argparse.Namespace) -> int:
     failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume, steady=not args.no_steady)
     if failed and int(os.environ.get("RANK", 0)) == 0:
         lines = (f"  {line}" for line in failed)
-        print(f"{len(failed)} of {len(jobs)} images failed:", *lines, sep="\n", file=sys.stderr)
+        print(f"{len(failed)} of {len(jobs)} files failed:", *lines, sep="\n", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -30,8 +30,8 @@ CONTAINERS = {
     ".webm": "webm",
 }
 #: Suffix of the copy of any other video in a folder: QuickTime's container keeps time to the tick and takes nearly
-#: all kinds of sound; the sound of Windows Media fits into AVI alone.
-OTHERWISE, OF_WINDOWS = ".mov", {".asf": ".avi", ".wmv": ".avi"}
+#: all kinds of sound. The sound of Windows Media fits into AVI alone, the sound of Ogg not into QuickTime's.
+OTHERWISE, EXCEPT = ".mov", {".asf": ".avi", ".ogv": ".mp4", ".wmv": ".avi"}
 #: Suffixes of videos in a folder. A file that is named itself may have any suffix: FFmpeg looks at the content.
 VIDEOS = CONTAINERS.keys() | {
     *(".264", ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc"),
@@ -52,6 +52,8 @@ _LIMITED, _FULL = 1, 2  # as FFmpeg numbers ranges; 0 is "unknown"
 _UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 # Tags of a file that describe how the file was written.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+# Containers with lists of what of a track is shown.
+_WITH_EDITS = {"mov", "mp4"}
 # Codecs with packets that show no frame, so that the number of packets is not the number of frames.
 _HIDDEN_FRAMES = {"vp8"}
 
@@ -97,16 +99,19 @@ def enhance_video(
         video = _video(film)
         reader = _Reader(film, video, batch, report)
         chunks = iter(reader)
+        # A thread ends before the file that it works on is closed, also where an error or Ctrl-C ends the run.
         with (
             ThreadPoolExecutor(1) as ahead,
-            ThreadPoolExecutor(1) as behind,
             tqdm(total=video.frames or None, unit="frame", leave=False, disable=quiet or None) as bar,
         ):
             chunk = next(chunks, None)
             if chunk is None or not chunk.frames:
                 raise ValueError("it cannot be read: no frame of it can be decoded")
             try:
-                with av.open(str(target), "w", format=container) as copy:
+                with (
+                    av.open(str(target), "w", format=container, options=_options(container, video)) as copy,
+                    ThreadPoolExecutor(1) as behind,
+                ):
                     writer = _Writer(copy, reader, chunk.frames[0], source)
                     writing: Future[None] | None = None
                     while chunk is not None:
@@ -443,16 +448,15 @@ class _Writer:
         """Add a stream to the copy that takes ``stream`` as it is; return None for a stream that is left out."""
         if stream.type not in ("audio", "subtitle") or stream.codec_context is None:
             return None
-        try:
-            copied = self.copy.add_stream_from_template(stream, opaque=True)
-        except ValueError as error:
+        if not _holds(self.copy.format.name, stream):
             if stream.type == "audio":
                 kind = stream.codec_context.name
-                others = ", ".join(suffix for suffix, name in CONTAINERS.items() if _holds(name, kind))
+                others = ", ".join(suffix for suffix, name in CONTAINERS.items() if _holds(name, stream))
                 raise ValueError(
                     f"its sound ({kind}) cannot be held by {self.copy.format.name}, only by {others or 'others'}"
-                ) from error
+                )
             return None
+        copied = self.copy.add_stream_from_template(stream, opaque=True)
         copied.disposition = stream.disposition
         _keep_names(copied, stream)
         return copied
@@ -493,6 +497,9 @@ class _Writer:
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None:
             return  # only a damaged file has packets without time stamps behind its header
+        # What an edit list hides, such as the lead of AAC or what was cut off on a telephone, would be played here.
+        if packet.is_discard and self.copy.format.name not in _WITH_EDITS:
+            return
         packet.pts = stamp
         packet.dts = stamp if packet.dts is None else packet.dts
         self.wanted[copied.index].append(stamp * packet.time_base)
@@ -516,7 +523,7 @@ class _Writer:
     def finish(self) -> None:
         """Write the packets that the encoder still holds."""
         self._mux(self.stream.encode(None))
-        if self.copy.format.name in ("mov", "mp4") and self.video.duration:
+        if self.copy.format.name in _WITH_EDITS and self.video.duration:
             # A track lasts from the decoding of the first frame to that of the last, and as long as the last is shown.
             length = round(self.video.duration * self.video.time_base / self.base)
             self.held.duration = max(length - (self.held.dts - self.start), self.held.duration)
@@ -536,7 +543,7 @@ class _Writer:
             if not wanted:
                 continue
             if index == self.stream.index:
-                name, exact = "frames", Fraction(0)
+                name, exact = "frames", Fraction(1, 10**6)
                 pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
             else:
                 # Packets of sound may be cut otherwise, and the clock of sound ticks with its samples.
@@ -565,7 +572,11 @@ def _grid(source: Path, video: Any) -> Fraction:
             for packet in film.demux(film.streams[video.index])
             if packet.size and (packet.pts is not None or packet.dts is not None)
         )
-    rates = [_rate(video), Fraction(video.base_rate or _rate(video)), *(Fraction(n) for n in (60, 120, 240))]
+    rates = [Fraction(video.base_rate or _rate(video)), _rate(video), *(Fraction(n) for n in (60, 120, 240))]
+    if stamps[-1:] > stamps[:1]:
+        rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
+    # MPEG-4 Part 2 counts at most 65535 ticks a second.
+    rates = [1 / (1 / rate).limit_denominator(65535) for rate in rates if rate <= 240]
 
     def moved(rate: Fraction) -> Fraction:
         places = list(itertools.accumulate((round(s * rate) for s in stamps), lambda a, b: max(a + 1, b)))
@@ -574,7 +585,7 @@ def _grid(source: Path, video: Any) -> Fraction:
             default=Fraction(0),
         )
 
-    return min((rate for rate in rates if rate <= 240), key=moved)
+    return min(rates, key=lambda rate: max(moved(rate), Fraction(1, 1000)))  # less than that nobody sees
 
 
 def _bits(frame: Any) -> int:
@@ -635,9 +646,26 @@ def _is_transparent(frame: Any) -> bool:
     return bool(frame.to_ndarray(format="rgba")[..., 3].min() < 255)
 
 
-def _holds(container: str, codec: str) -> bool:
-    with import_av().open(io.BytesIO(), "w", format=container) as file:
-        return codec in file.supported_codecs
+def _holds(container: str, stream: Any) -> bool:
+    """Return whether a container takes a stream as it is: some say so only when their head is written."""
+    av = import_av()
+    with av.open(io.BytesIO(), "w", format=container) as file:
+        try:
+            file.add_stream_from_template(stream, opaque=True)
+            file.start_encoding()
+        except (ValueError, av.FFmpegError):
+            return False
+    return True
+
+
+def _options(container: str, video: Any) -> dict[str, str]:
+    """Return what FFmpeg is to do otherwise than it does unasked."""
+    if container in _WITH_EDITS:  # tell when a track begins by the clock of the frames, not in milliseconds
+        ticks = video.time_base.denominator
+        return {"movie_timescale": str(ticks * -(-1000 // ticks))}
+    if container == "avi":  # not move all frames on where sound begins before them
+        return {"avoid_negative_ts": "disabled"}
+    return {}
 
 
 def _keep_names(copied: Any, stream: Any) -> None:

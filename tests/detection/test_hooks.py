@@ -1,5 +1,6 @@
 """The enhancer inside ultralytics: what the detector sees, and what it teaches."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -523,16 +524,35 @@ class TestVideo:
         assert flicker[0] < flicker[1] / 3
 
     def test_tracks(self, enhance: GLAREEnhance, clip: Path, tmp_path: Path) -> None:
+        """The example of docs/video.md, line by line, on a clip of this test and by the packaged detector."""
         pytest.importorskip("lap", reason="ultralytics assigns tracks with lap, which is not installed")
+        av = pytest.importorskip("av")
         from ultralytics.utils import ROOT, YAML
 
+        page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+        (example,) = re.findall(r"```python\n([^`]*yolo\.track[^`]*)```", page)
         # Every box begins a track: the photograph is small and dark, and ultralytics wants a score of 0.25.
         tracker = tmp_path / "tracker.yaml"
         low = {"track_high_thresh": 0.01, "track_low_thresh": 0.005, "new_track_thresh": 0.01}
         YAML.save(tracker, YAML.load(ROOT / "cfg" / "trackers" / "bytetrack.yaml") | low)
-        yolo = detector()
-        put_in_front(yolo, enhance)
-        saved = {"save": True, "project": str(tmp_path), "name": "night"}
-        results = yolo.track(clip, stream=True, conf=0.01, tracker=str(tracker), verbose=False, **saved)
-        assert any(result.boxes.is_track for result in results)
-        assert list((tmp_path / "night").iterdir())
+        here = f'conf=0.01, tracker="{tracker}", project="{tmp_path}", name="night"'
+        for theirs, ours in (
+            ('YOLO("yolo26n.pt")', "detector()"),
+            ("GLAREEnhance()", "enhance"),
+            ('"clip.mp4"', f'"{clip}"'),
+            ("save=True", f"save=True, {here}"),
+            ("print(", "seen.append("),
+        ):
+            assert example.count(theirs) == 1
+            example = example.replace(theirs, ours)
+        seen: list[Tensor | None] = []
+        exec(example, {"detector": detector, "enhance": enhance, "seen": seen})
+        assert len(seen) == 6
+        ids = {int(number) for one in seen if one is not None for number in one}
+        assert ids
+        (saved,) = (tmp_path / "night").iterdir()
+        with av.open(str(saved)) as annotated, av.open(str(clip)) as dark:
+            shown = [frame.to_ndarray(format="rgb24") for frame in annotated.decode(video=0)]
+            night = [frame.to_ndarray(format="rgb24") for frame in dark.decode(video=0)]
+        assert [image.shape for image in shown] == [image.shape for image in night]
+        assert np.mean(shown) > 1.5 * np.mean(night)

@@ -151,7 +151,7 @@ class TestImages:
         (day / "a.png" / "in the way").mkdir(parents=True)
         (day / "c.jpg").write_bytes(b"what was there")
         assert main(["enhance", str(night), str(day), "--weights", str(weights), "--batch", "2"]) == 1
-        told = capsys.readouterr().err.partition("2 of 4 images failed")[2]
+        told = capsys.readouterr().err.partition("2 of 4 files failed")[2]
         assert 0 < told.index(str(night / "a.png")) < told.index(str(night / "c.jpg"))
         assert relative(day) == ["b.png", "c.jpg", "d.png"]
         assert (day / "c.jpg").read_bytes() == b"what was there"
@@ -362,7 +362,7 @@ def test_processes_share_the_files(weights: Path, tmp_path: Path) -> None:
     )
     assert result.returncode != 0
     assert relative(day) == [f"{i}.png" for i in range(1, 5)], result.stderr
-    assert result.stderr.count("1 of 5 images failed") == 1
+    assert result.stderr.count("1 of 5 files failed") == 1
 
 
 def write_dng(path: Path, mosaic: np.ndarray) -> None:

@@ -95,7 +95,7 @@ def test_a_folder_goes_on_past_corrupt_files_and_lists_them(
     assert written == {"a.jpg", str(Path("sub", "b.PNG"))}
     assert PIL.Image.open(tmp_path / "day" / "sub" / "b.PNG").mode == "L"
     told = capsys.readouterr().err
-    assert "1 of 3 images failed" in told
+    assert "1 of 3 files failed" in told
     assert str(night / "corrupt.jpg") in told
 
 

@@ -240,6 +240,64 @@ class TestTime:
         assert stamps_of(tmp_path / "out.avi") == [Fraction(number, 30) for number in range(30)]
         assert lines == ([] if suffix != ".mkv" else ["frames moved by up to +0.3333 ms"])
 
+    @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+    def test_a_start_between_two_milliseconds(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As of a transport stream; MP4 tells the start of a track by a clock of its own."""
+        source = film(tmp_path / "in.ts", stamps=range(6000, 30000, 3000), sound=[("aac", 0.1, "eng")])
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        for kind in ("video", "audio"):
+            shifts = zip(stamps_of(tmp_path / f"out{suffix}", kind), stamps_of(source, kind), strict=True)
+            assert max(abs(new - old) for new, old in shifts) <= (
+                0 if kind == "video" else Fraction(1, 48000)
+            )
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_is_never_played_moves_nothing(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The lead of AAC, before the first frame: an MP4 hides it by its edit list, and others have none."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 90000, 9000), rate=10, sound=[("aac", 0.0, "eng")])
+        assert stamps_of(source, "audio")[0] < 0
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        assert stamps_of(tmp_path / f"out{suffix}") == [Fraction(number, 10) for number in range(10)]
+        hidden = suffix in (".avi", ".mkv")
+        assert packets_of(tmp_path / f"out{suffix}") == packets_of(source)[hidden:]
+        wanted = Fraction(0) if hidden else stamps_of(source, "audio")[0]
+        assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == wanted
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_was_cut_off_on_a_telephone_stays_so(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file still holds it, and an edit list hides it."""
+        source = film(tmp_path / "in.mp4", stamps=range(-9000, 9000, 3000), sound=[("aac", -0.1, "eng")])
+        lines = through(source, tmp_path / f"out{suffix}", capsys)
+        after = stamps_of(tmp_path / f"out{suffix}")
+        if suffix == ".mkv":  # which moves all, where a packet of sound lies across the cut
+            assert [line[:18] for line in lines] == ["frames moved by up", "stream 1 (audio) m"]
+            assert 0 < after[0] < Fraction(1024, 48000)
+        else:
+            assert after == [0, Fraction(1, 30), Fraction(2, 30)]
+            assert len(lines) == (suffix == ".avi")
+        if suffix in (".avi", ".mkv"):
+            assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == 0
+        else:
+            with av.open(str(source)) as old, av.open(str(tmp_path / f"out{suffix}")) as new:
+                for one, other in zip(old.streams, new.streams, strict=True):
+                    assert abs((one.duration - other.duration) * one.time_base) < Fraction(1, 1000)
+
+    @pytest.mark.parametrize("step", [3017, 2999, 3001])
+    def test_an_avi_of_a_rate_of_many_digits(
+        self, step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """MPEG-4 Part 2 counts at most 65535 ticks a second, and the mean rate of a telephone has 90000."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 20 * step, step), rate=Fraction(90000, step))
+        through(source, tmp_path / "out.avi", capsys)
+        shifts = zip(stamps_of(tmp_path / "out.avi"), stamps_of(source), strict=True)
+        assert max(abs(new - old) for new, old in shifts) <= Fraction(1, 1000)
+
     def test_an_avi_of_two_rates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = film(tmp_path / "in.mp4", stamps=TIMES["30, then 24 fps"])
         assert through(source, tmp_path / "out.avi", capsys) == []
@@ -266,58 +324,80 @@ class TestTime:
             assert abs(after[-1] - before[-1]) <= Fraction(1, 1000)
 
 
-def test_a_dash_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class TestDashCamera:
     """Ten seconds of a panned photograph, darkened, 30, then 24 frames a second, with sound."""
-    photograph = np.asarray(skimage.data.chelsea())[20:276].astype(float)
-    stamps = [*range(0, 450000, 3000), *range(450000, 900000, 3750)]
-    source, base = tmp_path / "night.mp4", Fraction(1, 90000)
-    with av.open(str(source), "w") as file:
-        video = file.add_stream("libx264", rate=27, options={"preset": "ultrafast"})
-        video.width, video.height, video.time_base = 96, 64, base
-        video.codec_context.time_base = base
-        video.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        sound, packets = tone(file, "aac", 0.0, "eng", seconds=10)
-        for number, stamp in enumerate(stamps):
-            left = number * 350 // len(stamps)
-            dark = (255 * (photograph[::4, left : left + 96] / 255) ** 2.2 / 8).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(dark), "rgb24")
-            frame.pts, frame.time_base = stamp, base
-            file.mux(video.encode(frame))
-        file.mux(video.encode(None))
-        for packet in packets:
-            packet.stream = sound
-            file.mux(packet)
 
-    def brighter(pixels: Tensor) -> Tensor:
-        return pixels * 4
+    STAMPS = (*range(0, 450000, 3000), *range(450000, 900000, 3750))
+    BASE = Fraction(1, 90000)
 
-    target = tmp_path / "day.mp4"
-    assert enhance_files(brighter, [(source, target)], batch=4) == []
-    assert str(source) not in capsys.readouterr().err  # nothing moved, nothing is left out
-    assert stamps_of(target) == stamps_of(source) == [stamp * base for stamp in stamps]
-    assert stamps_of(target, "audio") == stamps_of(source, "audio")
-    assert packets_of(target) == packets_of(source)
-    with av.open(str(source)) as before, av.open(str(target)) as after:
-        assert after.streams.video[0].duration == before.streams.video[0].duration
-        assert after.streams.audio[0].duration == before.streams.audio[0].duration
-        assert after.duration == before.duration
-        assert after.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
-        for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
-            expected = 4 * old.to_ndarray(format="rgb24").mean((0, 1))
-            assert np.abs(new.to_ndarray(format="rgb24").mean((0, 1)) - expected).max() < 4 * 1.5
-    if shutil.which("ffprobe") is None:
-        pytest.skip("no ffprobe, which would be the second opinion")
-    told = []
-    for path in (source, target):
-        command = ["ffprobe", "-v", "error", "-of", "csv", "-show_entries"]
-        command += [
-            "packet=stream_index,pts:stream=start_time,duration,sample_aspect_ratio",
-            str(path),
-        ]
-        told.append(
-            sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-        )
-    assert told[0] == told[1]
+    @pytest.fixture(scope="class")
+    def source(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        photograph = np.asarray(skimage.data.chelsea())[20:276].astype(float)
+        path: Path = tmp_path_factory.mktemp("camera") / "night.mp4"
+        with av.open(str(path), "w") as file:
+            video = file.add_stream("libx264", rate=27, options={"preset": "ultrafast"})
+            video.width, video.height, video.time_base = 96, 64, self.BASE
+            video.codec_context.time_base = self.BASE
+            video.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            sound, packets = tone(file, "aac", 0.0, "eng", seconds=10)
+            for number, stamp in enumerate(self.STAMPS):
+                left = number * 350 // len(self.STAMPS)
+                dark = (255 * (photograph[::4, left : left + 96] / 255) ** 2.2 / 8).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(dark), "rgb24")
+                frame.pts, frame.time_base = stamp, self.BASE
+                file.mux(video.encode(frame))
+            file.mux(video.encode(None))
+            for packet in packets:
+                packet.stream = sound
+                file.mux(packet)
+        return path
+
+    def is_kept(self, source: Path, target: Path) -> None:
+        """Every stamp, the sound and the aspect."""
+        assert stamps_of(target) == stamps_of(source) == [stamp * self.BASE for stamp in self.STAMPS]
+        assert stamps_of(target, "audio") == stamps_of(source, "audio")
+        assert packets_of(target) == packets_of(source)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            assert after.streams.video[0].duration == before.streams.video[0].duration
+            assert after.streams.audio[0].duration == before.streams.audio[0].duration
+            assert after.duration == before.duration
+            assert after.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+            assert (after.streams.video[0].width, after.streams.video[0].height) == (96, 64)
+            assert sum(1 for _ in after.decode(video=0)) == len(self.STAMPS)
+
+    def test_by_the_command(
+        self, source: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        options = ["--weights", str(weights), "--no-steady", "--batch", "30", "--scale", "0.5"]
+        assert main(["enhance", str(source), str(target), *options]) == 0
+        assert str(source) not in capsys.readouterr().err  # nothing moved, nothing is left out
+        self.is_kept(source, target)
+
+    def test_each_frame_is_that_of_its_time(
+        self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        assert enhance_files(lambda pixels: pixels * 4, [(source, target)], batch=4) == []
+        assert str(source) not in capsys.readouterr().err
+        self.is_kept(source, target)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
+                expected = 4 * old.to_ndarray(format="rgb24").mean((0, 1))
+                assert np.abs(new.to_ndarray(format="rgb24").mean((0, 1)) - expected).max() < 4 * 1.5
+        if shutil.which("ffprobe") is None:
+            pytest.skip("no ffprobe, which would be the second opinion")
+        told = []
+        for path in (source, target):
+            command = ["ffprobe", "-v", "error", "-of", "csv", "-show_entries"]
+            command += [
+                "packet=stream_index,pts:stream=start_time,duration,sample_aspect_ratio",
+                str(path),
+            ]
+            told.append(
+                sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+            )
+        assert told[0] == told[1]
 
 
 class TestPicture:
@@ -611,6 +691,26 @@ class TestTracks:
         through(source, tmp_path / "out.avi", capsys)
         assert packets_of(source) == packets_of(tmp_path / "out.avi")
 
+    @pytest.mark.parametrize(
+        ("codec", "start", "target", "others"),
+        [
+            ("flac", ".mkv", "mov", ".avi, .m4v, .mkv, .mp4"),
+            ("libopus", ".mkv", "mov", ".m4v, .mkv, .mp4, .webm"),
+            ("aac", ".ts", "avi", ".m4v, .mkv, .mov, .mp4"),  # in frames of its own (ADTS)
+            ("pcm_s16le", ".mkv", "webm", ".avi, .m4v, .mkv, .mov, .mp4"),
+        ],
+    )
+    def test_some_containers_say_so_late(
+        self, codec: str, start: str, target: str, others: str, tmp_path: Path
+    ) -> None:
+        source = film(
+            tmp_path / f"in{start}", base=Fraction(1, 1000), stamps=[0, 33], sound=[(codec, 0, "eng")]
+        )
+        (line,) = enhance_files(lambda pixels: pixels, [(source, tmp_path / f"out.{target}")])
+        kind = codec.removeprefix("lib")
+        assert line == f"{source}: its sound ({kind}) cannot be held by {target}, only by {others}"
+        assert list(tmp_path.iterdir()) == [source]
+
 
 def packets_of(path: Path, number: int = 0) -> list[bytes]:
     with av.open(str(path)) as file:
@@ -631,6 +731,7 @@ class TestInputs:
             (".avi", "mjpeg", "yuvj420p", "pcm_s16le", {}),
             (".webm", "libvpx", "yuv420p", "libopus", {"auto-alt-ref": "1", "lag-in-frames": "5"}),
             (".gif", "gif", "rgb8", None, {}),
+            (".ogv", "libvpx", "yuv420p", "flac", {}),
         ],
     )
     def test_whatever_ffmpeg_reads(
@@ -652,13 +753,18 @@ class TestInputs:
             stamps=range(10),
             options=options,
             sound=[(sound, 0.0, "eng")] if sound else [],
-            form="mpegts" if suffix == ".mts" else None,
+            form={".mts": "mpegts", ".ogv": "ogg"}.get(suffix),
         )
         jobs = find_jobs([str(source.parent)], tmp_path / "day")
         target = (
             tmp_path
             / "day"
-            / {".wmv": "clip.avi", ".avi": "clip.avi", ".webm": "clip.webm"}.get(suffix, "clip.mov")
+            / {
+                ".avi": "clip.avi",
+                ".ogv": "clip.mp4",
+                ".webm": "clip.webm",
+                ".wmv": "clip.avi",
+            }.get(suffix, "clip.mov")
         )
         assert jobs == [(source, target)]
         assert find_jobs([str(source)], tmp_path / "day") == jobs
@@ -855,9 +961,29 @@ class TestVideos:
         arguments = ["enhance", str(clip.parent), str(tmp_path / "day"), "--weights", str(weights)]
         assert main(arguments) == 1
         told = capsys.readouterr().err
-        assert "1 of 2 images failed" in told
+        assert "1 of 2 files failed" in told
         assert str(broken) in told
         assert relative(tmp_path / "day") == ["clip.mp4"]
+
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+    def test_ctrl_c(self, kind: type[BaseException], tmp_path: Path) -> None:
+        """Encoding goes on while the next frames are enhanced; it ends before the file is closed."""
+        source, target = tmp_path / "in.mkv", tmp_path / "out.mp4"
+        film(source, size=(320, 240), stamps=range(0, 120 * 33, 33), base=Fraction(1, 1000))
+        target.write_bytes(b"of an earlier run")
+        while_stopped: list[str] = []
+
+        def stopped(pixels: Tensor) -> Tensor:
+            if any(name.startswith(".out.mp4") for name in relative(tmp_path)):
+                while_stopped.extend(relative(tmp_path))
+                raise kind
+            return pixels
+
+        with pytest.raises(kind):
+            enhance_files(stopped, [(source, target)], batch=30)
+        assert len(while_stopped) == 3  # a part was written already, under another name
+        assert relative(tmp_path) == ["in.mkv", "out.mp4"]
+        assert target.read_bytes() == b"of an earlier run"
 
     def test_without_the_extra(self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "av", None)
