@@ -67,12 +67,13 @@ class Steady:
             times: the times at which the frames are shown, in seconds.
 
         Returns:
-            (N,3,H,W), of the type that `GLAREEnhance` returns.
+            (N,3,H,W), of the type that `GLAREEnhance` returns, without gradient.
         """
         return torch.cat(
             [self._next(frame, time) for frame, time in zip(torch.split(frames, 1), times, strict=True)]
         )
 
+    @torch.no_grad()  # a mean would hold the graphs of all earlier frames
     def _next(self, frame: Tensor, time: float) -> Tensor:
         small = _small(frame)
         share = 1.0  # at the start of a video, also when time jumps back, and at a cut

@@ -133,11 +133,19 @@ class TestSteady:
         Steady(enhance)(frames, times(frames))
         assert torch.equal(enhance(frames), before)
 
+    def test_no_gradient(self, model: GLARE) -> None:
+        """Not even of an enhancer that is trained: a running mean would hold all earlier frames."""
+        frames = scene(2, 24, 32) / 255
+        result = Steady(GLAREEnhance(model, trainable=True))(frames, times(frames))
+        assert not result.requires_grad
+        assert torch.equal(result, Steady(GLAREEnhance(model))(frames, times(frames)))
+
     def test_seconds_are_positive(self, enhance: GLAREEnhance) -> None:
         with pytest.raises(ValueError, match="`seconds` to be positive but got 0"):
             Steady(enhance, 0.0)
 
 
+@torch.no_grad()
 def test_a_norm_of_steadied_statistics_is_group_norm() -> None:
     """Where nothing is remembered yet."""
     torch.manual_seed(0)
