@@ -187,7 +187,8 @@ def _onnx(file: Path, device: str) -> Enhancer:
         session = onnxruntime.InferenceSession(str(file), providers=[*wanted, "CPUExecutionProvider"])
     except Exception as error:  # errors of ONNX Runtime have no other common class
         raise ValueError(
-            f"Expected a network at {file} that ONNX Runtime {onnxruntime.__version__} can run but got stuck: {error}"
+            f"Expected an ONNX network at {file} that ONNX Runtime {onnxruntime.__version__} can run but got stuck: "
+            f"{error}"
         ) from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":

@@ -118,7 +118,7 @@ def collect(
     if detectors:  # an image without grain, for example, still counts for the detectors
         chosen = tuple(one if one.needs_reference else where_defined(one) for one in chosen)
     run = _Run(dataset, enhancers, detectors, chosen, cache, _share(dataset, rank, processes))
-    if detectors and not any((~sample.crowd).any() for sample in dataset.samples):
+    if detectors and dataset.samples and not any((~sample.crowd).any() for sample in dataset.samples):
         raise ValueError(
             f"Expected boxes to find but none of the {len(dataset)} images has one of "
             f"{', '.join(dataset.classes)}. " + "; ".join(dataset.faults)
