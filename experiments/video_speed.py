@@ -19,7 +19,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pandas as pd
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from skimage import data
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from detection.report.tables import markdown
 from glare import GLAREEnhance
 from glare.data.degrade import LEVELS, degrade
+from glare.data.pairs import list_pairs, read_pair
 from glare.metrics import gt_mean, psnr
 from glare.steady import Steady
 from glare.video import EnhanceFrames, enhance_video
@@ -109,15 +109,10 @@ def measure(frames: Tensor) -> pd.DataFrame:
 
 def compare(folder: Path) -> pd.DataFrame:
     """Return PSNR at full and at half size, plain and with GT-mean, over every fourth pair, and the greatest loss."""
-
-    def read(path: Path) -> Tensor:
-        with PIL.Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
-
     forms = {scale: GLAREEnhance(device="cpu", scale=scale) for scale in (1.0, 0.5)}
     found: list[list[list[float]]] = []
-    for path in tqdm(sorted((folder / "high").iterdir())[::4], unit="pair", leave=False):
-        reference, low = read(path), read(folder / "low" / path.name)
+    for files in tqdm(list_pairs(folder)[::4], unit="pair", leave=False):
+        low, reference = read_pair(files, torch.device("cpu"))
         images = [enhance(low) for enhance in forms.values()]
         found.append(
             [[float(psnr(i, reference)), float(psnr(gt_mean(i, reference), reference))] for i in images]

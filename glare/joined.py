@@ -177,9 +177,7 @@ def read_detector(path: str | Path) -> ModelProto:
             raise ValueError(f"Expected {path} to be in float32 but its {value.name} is {found}.")
     try:
         return version_converter.convert_version(model, OPSET)
-    except (
-        Exception
-    ) as error:  # the converter tells of an operator that it cannot write so as RuntimeError and others
+    except Exception as error:  # RuntimeError and others, of an operator that has no other form
         raise ValueError(
             f"Cannot bring {path} to opset {OPSET}: {error}. Export it with that opset."
         ) from error

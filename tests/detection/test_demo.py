@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from detection.data.core import Pixels
 from detection.report.draw import _COLOURS
 from glare import GLAREEnhance
 from glare.cli import main
+from tests.browser import chromium
 
 pytest.importorskip("gradio", reason="gradio, of the extra demo, is not installed")
 import httpx
@@ -141,25 +141,8 @@ sys.exit(main(["demo", "--port", "0"]))
 """
 
 
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser that resolves no name and writes down what it asks for."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    driver = shutil.which("chromedriver")
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if driver is None or binary is None:
-        pytest.skip("there is no Chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    # --no-sandbox: as root, in a container, it has none.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000"):
-        options.add_argument(flag)
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, Service(driver)) as browser:
-        yield browser
+# A browser that resolves no name and writes down what it asks for.
+FLAGS = ("--window-size=1200,1000", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 
 
 class Page:
@@ -203,7 +186,7 @@ def test_in_a_browser_without_network(tmp_path: Path) -> None:
     """One test, as the browser and the server are slow to start."""
     temporary, log = tmp_path / "tmp", tmp_path / "log"
     temporary.mkdir()
-    with chromium() as browser, log.open("w") as errors:
+    with chromium(*FLAGS, logs=("browser", "performance")) as browser, log.open("w") as errors:
         environment = {**os.environ, "TMPDIR": str(temporary)}
         server = subprocess.Popen(
             [sys.executable, "-c", OFFLINE], stdout=subprocess.PIPE, stderr=errors, env=environment, text=True

@@ -1,8 +1,8 @@
 import re
-import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from detection.report.page import SIDE, SIZE, Comparison, Figure, Notes, Section, Table, jpeg, write_html
+from tests.browser import chromium
 
 NAN = float("nan")
 FRAME = pd.DataFrame(
@@ -75,29 +76,14 @@ def test_pictures_of_two_sizes() -> None:
 
 class TestInABrowser:
     @pytest.fixture(scope="class")
-    def chromium(self) -> Iterator[object]:
-        webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-        from selenium.webdriver.chrome.service import Service
-
-        driver = shutil.which("chromedriver")
-        binary = next(
-            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-        )
-        if driver is None or binary is None:
-            pytest.skip("there is no Chromium with its chromedriver")
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        # --no-sandbox: as root, in a container, it has none.
-        for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,800"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        with webdriver.Chrome(options, Service(driver)) as browser:
+    def window(self) -> Iterator[Any]:
+        with chromium("--window-size=1000,800") as browser:
             yield browser
 
     @pytest.fixture
-    def browser(self, chromium, page: Path):  # type: ignore[no-untyped-def]
-        chromium.get(page.as_uri())
-        return chromium
+    def browser(self, window: Any, page: Path) -> Any:
+        window.get(page.as_uri())
+        return window
 
     def test_a_click_sorts(self, browser) -> None:  # type: ignore[no-untyped-def]
         def rows(column: int) -> list[str]:
