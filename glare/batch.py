@@ -48,7 +48,7 @@ Enhance: TypeAlias = Callable[[Tensor], Tensor]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_READ = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS
+READ_SUFFIXES = IMAGE_SUFFIXES | RAW_SUFFIXES | VIDEOS
 _THREADS = 2  # that read, and as many that write: either takes far less than the network
 # Ways to pack a TIFF of grey or colour; the others lose something, or take black and white alone.
 _LOSSLESS = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"}
@@ -72,11 +72,11 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     """
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
-        target = output / _written_as(source).name if output.is_dir() or not output.suffix else output
+        target = output / written_as(source).name if output.is_dir() or not output.suffix else output
         images = IMAGE_SUFFIXES | RAW_SUFFIXES
         suffixes = WRITTEN_SUFFIXES if source.suffix.lower() in images else CONTAINERS.keys()
         if target.suffix.lower() not in suffixes:
-            unknown = source.suffix.lower() not in _READ
+            unknown = source.suffix.lower() not in READ_SUFFIXES
             raise ValueError(
                 (
                     f"Expected an image or a video but got {source}. If it is a video all the same: "
@@ -92,7 +92,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     for name in inputs:
         root, files = _files(name, output)
         for source in files:
-            target = output / _written_as(source).relative_to(root)
+            target = output / written_as(source).relative_to(root)
             if jobs.setdefault(target, source) != source:
                 raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
             if target.exists() and target.samefile(source):
@@ -102,7 +102,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     return [(source, target) for target, source in jobs.items()]
 
 
-def _written_as(source: Path) -> Path:
+def written_as(source: Path) -> Path:
     """The name of what a file becomes: its own where files of its kind are written."""
     suffix = source.suffix.lower()
     if suffix in RAW_SUFFIXES | IMAGE_SUFFIXES - WRITTEN_SUFFIXES:
@@ -116,13 +116,13 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     """Return the files that ``name`` stands for, and the folder below which the tree is kept."""
     path = Path(name)
     if path.is_file():
-        if path.suffix.lower() not in _READ:
+        if path.suffix.lower() not in READ_SUFFIXES:
             raise ValueError(f"Expected an image or a video but got {path}.")
         return path.parent, [path]
     if path.is_dir():
         if path.resolve() == output.resolve():
             raise ValueError(f"Expected OUT to be another folder than IN but both are {path}.")
-        root, found = path, find_files(path, _READ)
+        root, found = path, find_files(path, READ_SUFFIXES)
         for line in left_alongside(path):
             _tell(f"{path}: {line}")
     elif glob.has_magic(name):
@@ -135,13 +135,13 @@ def _files(name: str, output: Path) -> tuple[Path, list[Path]]:
     files = [
         file
         for file in found
-        if file.suffix.lower() in _READ
+        if file.suffix.lower() in READ_SUFFIXES
         and file.is_file()
         and not file.name.startswith("._")
         and not (within and output.resolve() in file.resolve().parents)
     ]
     if not files:
-        raise ValueError(f"No images in {name}: looked for {', '.join(sorted(_READ))}.")
+        raise ValueError(f"No images in {name}: looked for {', '.join(sorted(READ_SUFFIXES))}.")
     return root, files
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import glare
 from glare import weights
 from glare.batch import enhance_files, find_jobs
+from glare.cluster import enhance_on_ray, find_url_jobs, is_url
 from glare.evaluate import FIGURES, evaluate_pairs
 from glare.export import to_onnx
 from glare.files import sha256
@@ -50,8 +51,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     enhance = commands.add_parser("enhance", help="enhance images and videos")
-    enhance.add_argument("input", nargs="+", metavar="IN", help="images, videos, folders, patterns in quotes")
-    enhance.add_argument("output", type=Path, metavar="OUT", help="a folder, or a file for a single file")
+    enhance.add_argument(
+        "input",
+        nargs="+",
+        metavar="IN",
+        help="images, videos, folders, patterns in quotes; with ray also URLs",
+    )
+    enhance.add_argument(
+        "output", metavar="OUT", help="a folder, or a file for a single file; with ray also a URL"
+    )
+    enhance.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who does it: this process or a Ray cluster",
+    )
     enhance.add_argument("--weights", default="glare-tiny", help="name, folder, file or hub id (%(default)s)")
     enhance.add_argument("--fidelity", type=float, default=1.0, help="0 (codebook) to 2 (input); %(default)s")
     enhance.add_argument("--batch", type=int, default=1, help="images of a size at once (%(default)s)")
@@ -137,7 +151,6 @@ def _tile(text: str) -> Literal["auto"] | int | None:
 
 def run_enhance(args: argparse.Namespace) -> int:
     """Enhance files, and list at the end those that could not be read."""
-    jobs = find_jobs(args.input, args.output)
     enhance = GLAREEnhance(
         args.weights,
         fidelity=args.fidelity,
@@ -146,10 +159,20 @@ def run_enhance(args: argparse.Namespace) -> int:
         tile=args.tile,
         scale=args.scale,
     )
-    failed = enhance_files(enhance, jobs, batch=args.batch, resume=args.resume, steady=not args.no_steady)
+    how = {"batch": args.batch, "resume": args.resume, "steady": not args.no_steady}
+    if args.engine == "ray":
+        urls = find_url_jobs(args.input, args.output)
+        count, failed = len(urls), enhance_on_ray(enhance, urls, **how)
+    else:
+        for name in filter(is_url, (*args.input, args.output)):
+            raise ValueError(
+                f"Expected a file or a folder but got {name}: --engine ray reads and writes URLs."
+            )
+        jobs = find_jobs(args.input, Path(args.output))
+        count, failed = len(jobs), enhance_files(enhance, jobs, **how)
     if failed and int(os.environ.get("RANK", 0)) == 0:
         lines = (f"  {line}" for line in failed)
-        print(f"{len(failed)} of {len(jobs)} files failed:", *lines, sep="\n", file=sys.stderr)
+        print(f"{len(failed)} of {count} files failed:", *lines, sep="\n", file=sys.stderr)
     return 1 if failed else 0
 
 

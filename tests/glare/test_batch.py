@@ -171,6 +171,22 @@ class TestImages:
             enhance_files(stops, find_jobs([str(tmp_path / "night")], tmp_path / "day"))
         assert relative(tmp_path / "day") == ["0.png", "1.png"]
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files by Linux's means")
+    def test_a_full_disk_leaves_no_half_file_and_is_told(self, tmp_path: Path) -> None:
+        import resource
+
+        picture(tmp_path / "night" / "large.png", (120, 90))
+        picture(tmp_path / "night" / "small.png", (18, 12))
+        jobs = find_jobs([str(tmp_path / "night")], tmp_path / "day")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # writes fail beyond, as on a full disk
+        try:
+            (line,) = enhance_files(lambda pixels: pixels, jobs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert line == f"{tmp_path}/night/large.png: [Errno 27] File too large"
+        assert relative(tmp_path / "day") == ["small.png"]
+
     def test_nan_is_a_fault_of_that_image(self, weights: Path, tmp_path: Path) -> None:
         for i in range(4):
             picture(tmp_path / "night" / f"{i}.png", seed=i)
