@@ -73,11 +73,12 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
     parser.add_argument(
         "--data",
         type=Path,
-        help="a folder of ExDark, DARK FACE or YOLO's layout, a data.yaml, or a COCO JSON (default: the built-in set)",
+        help="a folder of ExDark, DARK FACE, YOLO, COCO or PASCAL VOC, a data.yaml, or a COCO JSON (default: the "
+        "built-in set)",
     )
     parser.add_argument(
         "--split",
-        help="of ExDark: train, val, test or a file of names (default: test); of a data.yaml (default: val)",
+        help="of ExDark: train, val, test or a file of names (default: test); of other sets (default: val)",
     )
     parser.add_argument("--images", type=Path, help="folder with the images of the COCO JSON")
     parser.add_argument(

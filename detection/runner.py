@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from detection.cache import Cache, fingerprint
 from detection.data.classes import class_map
-from detection.data.core import Dataset, Detections, Pixels, Sample, gathered
+from detection.data.core import Dataset, Detections, Pixels, Sample, capped, gathered
 from detection.data.paired import worse_stored
 from detection.detectors.base import Detector
 from detection.enhancers import Enhancer, Folder, enhanced_by, raw, try_out
@@ -121,7 +121,7 @@ def collect(
     if detectors and dataset.samples and not any((~sample.crowd).any() for sample in dataset.samples):
         raise ValueError(
             f"Expected boxes to find but none of the {len(dataset)} images has one of "
-            f"{', '.join(dataset.classes)}. " + "; ".join(dataset.faults)
+            f"{', '.join(dataset.classes)}. " + "; ".join(capped(dataset.faults))
         )
     records: list[Record] = []
     faults: list[tuple[int, str]] = []

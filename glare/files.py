@@ -10,7 +10,10 @@ from pathlib import Path
 
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the images that are written too."""
-IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".mpo"}
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {
+    *(".avif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".mpo"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+}
 """Endings, in lower case, of the files that are taken for images. HEIC and JPEG XL, for which Pillow needs a plugin,
 end as faults and are not passed over in silence."""
 

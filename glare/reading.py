@@ -279,4 +279,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
     """
     content = file.read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if marked else "utf-8-sig", errors)
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected UTF-8 or UTF-16 in {file} but got stuck: {error}") from error

@@ -12,7 +12,7 @@ from detection.data.coco import read_coco
 from detection.data.core import Dataset
 from detection.data.dark_face import read_dark_face
 from detection.data.exdark import ANNOTATIONS, LIST, ExDark
-from detection.data.voc import read_voc
+from detection.data.voc import LISTS, read_voc
 from detection.data.yolo import read_yolo
 from glare.reading import find_files
 
@@ -76,7 +76,7 @@ def read_dataset(
     if path.is_file():
         return read_coco(path, images, classes=classes)
     if not path.is_dir():
-        raise FileNotFoundError(f"Expected {_or(LAYOUTS)} at {path} but there is neither.")
+        raise FileNotFoundError(f"Expected {_or(LAYOUTS)} at {path} but there is no such file or folder.")
     wanted = None if split is None else str(split)
     if json := _coco_json(path, wanted):
         return read_coco(json, images, classes=classes)
@@ -84,12 +84,27 @@ def read_dataset(
         return read_yolo(path, wanted, classes=classes)
     if any(islice(find_files(path, {".xml"}), 1)):
         folder = _part(path, wanted, ".xml")
-        listed = wanted or ("val" if (path / "ImageSets" / "Main" / "val.txt").is_file() else None)
-        return read_voc(path, folder.name if folder else listed, classes=classes)
+        return read_voc(path, folder.name if folder else wanted or _voc_split(path), classes=classes)
     raise FileNotFoundError(
         f"Expected images and labels in a layout that is known at {path} but found {_found(path)}. The layouts: "
         f"{_or(LAYOUTS)}."
     )
+
+
+def _voc_split(path: Path) -> str | None:
+    """Return the split of a set of VOC that is taken without being named; None for a set without splits."""
+    lists = [
+        name for name in ("val", "train", "trainval", "test") if (path / LISTS / f"{name}.txt").is_file()
+    ]
+    if "val" in lists:
+        return "val"
+    folders = [name for name in ("train", "test") if any(islice(find_files(path / name, {".xml"}), 1))]
+    splits = lists or folders
+    if len(splits) > 1:
+        raise ValueError(
+            f"Expected one split of {path} but it has {', '.join(splits)}, and no val: name one."
+        )
+    return splits[0] if splits else None
 
 
 def _coco_json(path: Path, split: str | None) -> Path | None:
@@ -101,8 +116,8 @@ def _coco_json(path: Path, split: str | None) -> Path | None:
         return usual
     below = sorted((path / "annotations").glob("*.json"))
     if split is not None:
-        below = [file for file in below if any(name in file.stem for name in _FOLDERS.get(split, (split,)))]
-    elif vals := [file for file in below if any(name in file.stem for name in _FOLDERS["val"])]:
+        below = [file for file in below if _is_of(file, _FOLDERS.get(split, (split,)))]
+    elif vals := [file for file in below if _is_of(file, _FOLDERS["val"])]:
         below = vals
     boxes = [file for file in below if file.stem.startswith("instances")] or below
     if len(boxes) > 1:
@@ -112,6 +127,12 @@ def _coco_json(path: Path, split: str | None) -> Path | None:
     folder = _part(path, split, "_annotations.coco.json")
     others = [(folder or path) / "_annotations.coco.json", path / "labels.json"]
     return next((file for file in [*boxes, *others] if file.is_file()), None)
+
+
+def _is_of(file: Path, splits: Sequence[str]) -> bool:
+    """Return whether the name of a JSON file holds that of a split; ``trainval`` is neither of its parts."""
+    stem = file.stem if "trainval" in splits else file.stem.replace("trainval", "")
+    return any(name in stem for name in splits)
 
 
 def _part(path: Path, split: str | None, end: str) -> Path | None:

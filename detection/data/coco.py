@@ -19,7 +19,10 @@ from detection.data.classes import EXDARK_CLASSES, check_classes, class_map, coc
 from detection.data.core import (
     Dataset,
     Sample,
+    capped,
     file_sample,
+    find_below,
+    flag,
     gathered,
     inside_image,
     load_image,
@@ -34,6 +37,7 @@ _OURS = "sample"
 #: Limit of the corners of boxes that are relative to the image's size, even of carelessly drawn ones: no set has all
 #: of its boxes in the first two pixels.
 _RELATIVE = 2
+_CARELESS = 1.02  # times the image's size: no box that was drawn on it ends beyond
 
 
 def read_coco(
@@ -91,16 +95,18 @@ def read_coco(
     to_label = _labels_of(categories, classes, annotations, faults)
     entries, same = _once(listed_images, annotations.name, faults)
     marks: dict[Any, list[_Mark]] = {number: [] for number in entries}
+    senseless: list[str] = []
     for place, annotation in enumerate(listed, 1):
         try:
             number, mark = _mark(annotation, same, to_label)
         except (AttributeError, TypeError, ValueError) as error:
-            faults.append(f"{annotations.name}, annotation {place}: {error}")
+            senseless.append(f"{annotations.name}, annotation {place}: {error}")
             continue
         if mark.label >= 0 and number in marks:
             marks[number].append(mark)
+    faults += capped(senseless)
     corners = [corner for found in marks.values() for mark in found for corner in mark.box]
-    if corners and max(corners) <= _RELATIVE:
+    if corners and 0 < max(corners) <= _RELATIVE:
         raise ValueError(
             f"Expected boxes in pixels in {annotations} but all of them lie within [0,1], or nearly so."
         )
@@ -110,9 +116,10 @@ def read_coco(
             raise FileNotFoundError(
                 f"Expected argument `images` to be a folder but there is none at {folder}."
             )
-        images = folder.joinpath
+        images = partial(find_below, folder)
     samples = []
     told: list[tuple[str, str]] = []
+    drawn = beyond = 0
     for number, entry in entries.items():
         about: dict[str, Any] = dict(entry.ours)
         try:
@@ -125,6 +132,9 @@ def read_coco(
         if pixels := about.pop("pixels", ""):
             upright, line = pixels == "upright" and header.orientation > 1, ""
         boxes = np.array([mark.box for mark in marks[number]]).reshape(-1, 4) * [wide, high, wide, high]
+        size = header.upright if upright else header.size
+        drawn += len(boxes)
+        beyond += int((boxes[:, 2:] > np.multiply(size, _CARELESS)).any(axis=1).sum())
         sample, mended = inside_image(
             file_sample(
                 about.pop("name", entry.file),
@@ -134,7 +144,7 @@ def read_coco(
                 [mark.crowd for mark in marks[number]],
                 upright=upright,
             ),
-            *(header.upright if upright else header.size),
+            *size,
         )
         faults += mended
         told += [(entry.file, what) for what in (line, header.losses) if what]
@@ -146,6 +156,10 @@ def read_coco(
     info = content.get("info")
     note = info.get("note", "") if isinstance(info, dict) else ""
     left_out = len({entry.file for entry in listed_images}) - len(samples)
+    if beyond > 3 and 2 * beyond > drawn:
+        faults.append(
+            f"{beyond} of {drawn} boxes end beyond their images: are they x1 y1 x2 y2? COCO's are x y width height"
+        )
     faults += gathered(told)
     return Dataset(tuple(samples), tuple(classes), str(note), tuple(faults), left_out, tuple(names))
 
@@ -236,14 +250,14 @@ def _mark(
         if annotation.get(key) not in known:
             raise ValueError(f"unknown {key} {annotation.get(key)!r}")
     bbox = annotation.get("bbox")
-    if bbox is None and annotation.get("segmentation"):
+    if not bbox and annotation.get("segmentation"):
         bbox = _around(annotation["segmentation"])
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError(f"expected a bbox of x, y, width and height but got {bbox!r}")
     x, y, width, height = numbers([str(value) for value in bbox])
     label = to_label[annotation["category_id"]]
     return images[annotation["image_id"]], _Mark(
-        (x, y, x + width, y + height), label, bool(annotation.get("iscrowd"))
+        (x, y, x + width, y + height), label, flag(annotation.get("iscrowd"))
     )
 
 
@@ -259,8 +273,10 @@ def _around(segmentation: Any) -> list[float]:
             else mask.frPyObjects(segmentation, height, width)
         )
         return [float(value) for value in mask.toBbox(runs)]
-    x = [float(value) for polygon in segmentation for value in polygon[::2]]
-    y = [float(value) for polygon in segmentation for value in polygon[1::2]]
+    # Some tools write the one polygon without the list around it.
+    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    x = [float(value) for polygon in polygons for value in polygon[::2]]
+    y = [float(value) for polygon in polygons for value in polygon[1::2]]
     return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
 
 
@@ -275,11 +291,11 @@ def _image_folder(annotations: Path, names: Sequence[str]) -> Path:
     candidates = [beside, beside / "images", above / "images", beside / "data", above]
     for folder in candidates:
         # Some images may be missing, even the first.
-        if any((folder / name).is_file() for name in names):
+        if any(find_below(folder, name).is_file() for name in names):
             return folder
     # COCO's own `val2017`, say, lies beside `annotations`; images of another split may have the same names.
     below = [folder for place in (above, above / "images") for folder in sorted(place.glob("*/"))]
-    below = [folder for folder in below if any((folder / name).is_file() for name in names)]
+    below = [folder for folder in below if any(find_below(folder, name).is_file() for name in names)]
     below = [folder for folder in below if folder.name.lower() in annotations.stem.lower()] or below
     if len(below) > 1:
         raise ValueError(

@@ -254,6 +254,54 @@ def numbers(fields: Sequence[str]) -> list[float]:
     return values
 
 
+def flag(value: object) -> bool:
+    """Read a flag of an annotation, however its writer spelled it.
+
+    Raises:
+        ValueError: if it is neither yes nor no.
+
+    >>> flag(1), flag("True"), flag("0"), flag("False"), flag(None)
+    (True, True, False, False, False)
+    """
+    word = str(value or 0).strip().lower()
+    if word not in ("0", "0.0", "false", "no", "", "1", "1.0", "true", "yes"):
+        raise ValueError(f"expected 0 or 1 for a flag but got {value!r}")
+    return word in ("1", "1.0", "true", "yes")
+
+
+def capped(lines: Sequence[str], most: int = 20) -> list[str]:
+    """Return the first of many lines, and how many more there are.
+
+    >>> capped(["a", "b", "c", "d"], 2)
+    ['a', 'b', 'and 2 more like these']
+    """
+    return [*lines[:most], *([f"and {len(lines) - most} more like these"] if len(lines) > most else [])]
+
+
+def find_below(folder: Path, name: str) -> Path:
+    """Return the file that a set calls ``name``, as it lies below a folder on this machine.
+
+    Sets that were made elsewhere hold absolute paths of that machine, whose last parts may lie below the folder, or
+    another case of the ending, where the file system did not care.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "val").mkdir()
+    >>> (folder / "val" / "1.jpg").touch()
+    >>> find_below(folder, "/home/them/set/val/1.JPG").relative_to(folder).as_posix()
+    'val/1.jpg'
+    """
+    path = folder / name
+    if path.is_file():
+        return path
+    parts = PurePosixPath(name).parts
+    elsewhere = parts[0] == "/" or parts[0].endswith(":") if parts else False
+    tails = [folder.joinpath(*parts[first:]) for first in range(1, len(parts))] if elsewhere else [path]
+    endings = (path.suffix, path.suffix.lower(), path.suffix.upper())
+    tried = (tail.with_suffix(ending) for tail in tails if tail.name for ending in endings)
+    return next((file for file in tried if file.is_file()), path)
+
+
 def relative_name(name: str) -> Path:
     """Return the name of a sample as the path of a file below some folder.
 

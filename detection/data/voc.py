@@ -5,6 +5,7 @@ Everingham et al., "The Pascal Visual Object Classes Challenge: A Retrospective"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from detection.data.classes import EXDARK_CLASSES, check_classes, class_map
-from detection.data.core import Dataset, Sample, file_sample, gathered, inside_image, numbers, placed
+from detection.data.core import Dataset, Sample, file_sample, flag, gathered, inside_image, numbers, placed
 from glare.reading import find_files, left_alongside, read_header, read_text
 
 LISTS = Path("ImageSets", "Main")
@@ -68,8 +69,16 @@ def read_voc(
     if not listed:
         raise FileNotFoundError(f"Expected XML files of PASCAL VOC below {root} but found none.")
     named = {image for image, _ in found}
-    if wanted is None and (alone := [picture.name for picture in pictures if picture not in named]):
-        faults.append(f"{len(alone)} images such as {alone[0]} have no XML file and are left out")
+    stems = {file.stem for file in files}
+    alone = [picture.name for picture in pictures if picture not in named and picture.stem not in stems]
+    if wanted is not None:
+        alone = []
+    if alone:
+        faults.append(
+            f"{len(alone)} of {len(pictures)} images have no XML file and are left out: {alone[0]}, ..."
+        )
+    if not found:
+        raise ValueError(f"Expected XML files of PASCAL VOC below {root} but none is good: {faults[0]}.")
     names = tuple(dict.fromkeys(name for _, annotation in found for name in annotation.names))
     check_classes(names, classes, root)
     samples: list[Sample] = []
@@ -100,7 +109,7 @@ def read_voc(
         faults += mended
         told += [(name, what) for what in (line, header.losses) if what]
     note = f"{split} of {title}" if split else ""
-    left_out = listed - len(samples)
+    left_out = listed + len(alone) - len(samples)
     return Dataset(tuple(samples), tuple(classes), note, (*faults, *gathered(told)), left_out, names)
 
 
@@ -140,6 +149,21 @@ def _picture(file: Path, annotation: _Annotation, by_name: Mapping[str, Sequence
     return found[0]
 
 
+def _corners(mark: ElementTree.Element) -> list[float]:
+    """Return the box of an object, or the box around its polygon: x1 y1 x2 y2."""
+    polygon = mark.find("polygon")
+    if mark.find("bndbox") is None and polygon is not None:  # x1, y1, x2, y2, ..., or <pt><x/><y/></pt>
+        points = numbers(
+            [(one.text or "").strip() for one in polygon.iter() if re.match(r"[xy]\d*$", one.tag)]
+        )
+        if len(points) >= 6:
+            return [min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])]
+    if mark.find("bndbox") is None:
+        raise ValueError(f"an object {mark.findtext('name')!r} has no bndbox")
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    return numbers([(mark.findtext(f"bndbox/{key}") or "").strip() for key in keys])
+
+
 def _annotation(file: Path) -> _Annotation | None:
     """Read an XML file; return None if the file is no annotation."""
     try:
@@ -154,8 +178,7 @@ def _annotation(file: Path) -> _Annotation | None:
     difficult: list[bool] = []
     for mark in top.iter("object"):
         names.append((mark.findtext("name") or "").strip())
-        corners = [(mark.findtext(f"bndbox/{key}") or "").strip() for key in ("xmin", "ymin", "xmax", "ymax")]
-        boxes.append(numbers(corners))
-        difficult.append((mark.findtext("difficult") or "0").strip() not in ("0", ""))
+        boxes.append(_corners(mark))
+        difficult.append(flag((mark.findtext("difficult") or "").strip()))
     image = (top.findtext("filename") or "").replace("\\", "/").rpartition("/")[2].strip()
     return _Annotation(image, (size[0], size[1]) if min(size) > 0 else None, names, boxes, difficult)

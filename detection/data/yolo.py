@@ -21,7 +21,9 @@ from detection.data.classes import COCO_CLASSES, EXDARK_CLASSES, check_classes, 
 from detection.data.core import (
     Dataset,
     Sample,
+    capped,
     file_sample,
+    find_below,
     gathered,
     inside_image,
     numbers,
@@ -35,6 +37,8 @@ SPLITS = ("train", "val", "test")
 """The parts of a set in ultralytics' ``data.yaml``."""
 _PIXELS = 10.0
 """Limit of coordinates relative to an image's size, even of a carelessly drawn box; larger numbers are pixels."""
+_OUTLINE = 1.1
+"""Limit of the coordinates of polygons; what is larger counts the visible points of a pose."""
 _LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 """Folder of the labels for each spelling of the folder of images."""
 
@@ -192,7 +196,12 @@ def _place(base: Path, name: str) -> _Place | None:
                 return _Place(folder)
         if path.suffix == ".txt" and path.is_file():
             lines = map(_slashes, map(str.strip, read_text(path).splitlines()))
-            return _some([_listed_file(path.parent, base, line) for line in lines if line])
+            files = [_listed_file(path.parent, base, line) for line in lines if line]
+            if files and not any(file.is_file() for file in files):
+                raise FileNotFoundError(
+                    f"Expected the images that {path} lists, but {files[0]} is not there."
+                )
+            return _some(files)
         if path.is_file():
             return _some([path])
     for pattern in map(str, tried):
@@ -205,7 +214,7 @@ def _listed_file(beside: Path, base: Path, line: str) -> Path:
     """Find the image that a line of a list names, below the list's folder, the set's or the working folder."""
     short = line.removeprefix("./")
     tried = [beside / short, base / short, base / short.removeprefix("data/"), Path(line)]
-    return next((path for path in tried if path.is_file()), base / short)
+    return next((path for path in tried if path.is_file()), find_below(base, short))
 
 
 def _some(files: Sequence[Path]) -> _Place | None:
@@ -283,6 +292,7 @@ def _read_yolo(
     samples: list[Sample] = []
     faults: list[str] = []
     told: list[tuple[str, str]] = []
+    left_out = unlabelled = 0
     if stated is None:
         note = ", ".join(
             filter(None, [note, "its class numbers taken for COCO's, as no file says what they mean"])
@@ -295,7 +305,9 @@ def _read_yolo(
             raise FileNotFoundError(f"Expected the labels of {place.folder} in {labels} but there is none.")
         if place.listed is None:
             faults += left_alongside(place.folder)
-            faults += without_image(labels, place.folder, own) if labels != place.folder else []
+            orphans = without_image(labels, place.folder, own) if labels != place.folder else []
+            left_out += len(orphans)
+            faults += capped(orphans)
         files |= {image: written.get(image, labels) for image in own}
     for file, label in files.items():
         name = file.relative_to(above).as_posix()
@@ -327,12 +339,14 @@ def _read_yolo(
             height,
         )
         samples.append(sample)
+        unlabelled += not label.is_file()
         faults += mended
         if header.losses:
             told.append((name, header.losses))
-    unlabelled = sum(not label.is_file() for label in files.values())
-    if 2 * unlabelled > len(files):
-        faults.append(f"{unlabelled} of {len(files)} images have no label file and are taken to show nothing")
+    if unlabelled:
+        faults.append(
+            f"{unlabelled} of {len(samples)} images have no label file and are taken to show nothing"
+        )
     shared: dict[Path, list[str]] = {}
     for file, label in files.items():
         shared.setdefault(label, []).append(file.name)
@@ -343,7 +357,12 @@ def _read_yolo(
     ]
     faults += gathered(told)
     return Dataset(
-        tuple(samples), tuple(classes), note, tuple(faults), len(files) - len(samples), tuple(names)
+        tuple(samples),
+        tuple(classes),
+        note,
+        tuple(faults),
+        left_out + len(files) - len(samples),
+        tuple(names),
     )
 
 
@@ -377,11 +396,13 @@ def without_image(labels: Path, images: Path, files: Sequence[Path]) -> list[str
     known = {file.relative_to(images).with_suffix("") for file in files}
     written = [file.relative_to(labels) for file in find_files(labels, {".txt"})]
     # Labelling tools leave a `classes.txt` beside the labels.
-    return [
-        f"{labels.name}/{label.as_posix()}: there is no image of this name"
-        for label in written
-        if label.with_suffix("") not in known and label.name != "classes.txt"
-    ]
+    alone = [label for label in written if label.with_suffix("") not in known and label.name != "classes.txt"]
+    lines = []
+    for label in alone:
+        others = [file.name for file in (images / label).parent.glob(f"{glob.escape(label.stem)}.*")]
+        why = f"{others[0]} is of no kind that is read" if others else "there is no image of this name"
+        lines.append(f"{labels.name}/{label.as_posix()}: {why}")
+    return lines
 
 
 def _names(
@@ -469,6 +490,10 @@ def _yolo_labels(file: Path, classes: int | None, keypoints: int = 0) -> list[tu
             if keypoints and len(box) == 4 + keypoints:
                 box = box[:4]
             if len(box) >= 6 and len(box) % 2 == 0:  # a polygon
+                if max(map(abs, box)) > _OUTLINE:
+                    raise ValueError(
+                        f"expected a polygon, or `kpt_shape` in the data.yaml for poses, but got {line!r}"
+                    )
                 box = _around(box[::2], box[1::2])
             if len(box) != 4 or kind != int(kind) or kind < 0 or (classes is not None and kind >= classes):
                 below = f"a class below {classes}" if classes is not None else "a class"

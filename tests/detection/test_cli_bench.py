@@ -401,7 +401,7 @@ def test_classes_of_ones_own(main: Callable[[list[str]], None], ours: Path, two:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--data {two}/missing", "neither"),
+        ("--data {two}/missing", "there is no such file or folder"),
         ("--data {two}/annotations.json --images {two}/nowhere", "`images` to be a folder"),
         ("--data {two}/annotations.json --split val", "`split` with ExDark or YOLO's layout alone"),
         ("--enhancers raw,magic", "'magic'"),

@@ -25,13 +25,26 @@ def test_a_folder_with_a_json(tmp_path: Path) -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is neither"):
+    with pytest.raises(FileNotFoundError, match="there is no such file or folder"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="Expected images"):
         read_dataset(tmp_path)
     (tmp_path / "annotations.json").write_text("{}")
     with pytest.raises(ValueError, match="`split` with ExDark or YOLO's layout alone"):
         read_dataset(tmp_path, split="val")
+
+
+def test_trainval_is_no_val(tmp_path: Path) -> None:
+    files = write_yolo(sample_set(), tmp_path / "images")
+    for name in ("instances_trainval2017.json", "instances_test2017.json"):
+        write_coco(files, tmp_path / "annotations" / name, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"got instances_test2017\.json, instances_trainval2017\.json: name one"
+    ):
+        read_dataset(tmp_path)
+    write_coco(files, tmp_path / "annotations" / "instances_val2017.json", tmp_path)
+    assert len(read_dataset(tmp_path, images=tmp_path)) == len(files)
+    assert len(read_dataset(tmp_path, images=tmp_path, split="trainval")) == len(files)
 
 
 class TestExports:

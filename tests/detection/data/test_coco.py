@@ -97,6 +97,38 @@ class TestCOCO:
         (line,) = data.faults
         assert re.match(f"annotations.json, annotation 4: .*{fault}", line)
 
+    def test_flags_as_tools_spell_them(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        marks = [
+            {"image_id": 7, "category_id": 1, "bbox": [place, 0, 9, 9], "iscrowd": word}
+            for place, word in enumerate(["0", "1", False, None, "false", True, 0.0])
+        ]
+        data = read_coco(write(tmp_path, coco | {"annotations": marks}))
+        assert data.samples[0].crowd.tolist() == [False, True, False, False, False, True, False]
+        assert data.faults == ()
+
+    def test_thousands_of_faults_do_not_hide_the_others(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        coco["annotations"] += [{"image_id": "7", "category_id": 1, "bbox": [0, 0, 9, 9]}] * 3000
+        told = read_coco(write(tmp_path, coco)).faults
+        assert len(told) < 30
+        assert told[0] == "annotations.json, annotation 5: unknown image_id '7'"
+        assert "and 2980 more like these" in told
+
+    def test_corners_for_sizes_are_told(self, tmp_path: Path, coco: dict[str, Any]) -> None:
+        marks = [{"image_id": 7, "category_id": 1, "bbox": [60, 10 + n, 90, 45]} for n in range(5)]
+        data = read_coco(write(tmp_path, coco | {"annotations": marks}))
+        assert data.faults[-1].startswith("5 of 5 boxes end beyond their images: are they x1 y1 x2 y2?")
+
+    @pytest.mark.parametrize(
+        "name", ["/data/them/set/a.png", "C:\\set\\images\\a.png", "a.PNG", "/x/images/a.PNG"]
+    )
+    def test_names_from_another_machine(self, tmp_path: Path, coco: dict[str, Any], name: str) -> None:
+        for image, letter in zip(coco["images"], "ab", strict=True):
+            image["file_name"] = name.replace("a.", f"{letter}.")
+        data = read_coco(write(tmp_path, coco))
+        assert data.samples[0].path == tmp_path / "images" / "a.png"
+        (told,) = data.faults
+        assert told.endswith(": dropped 1 of 3 boxes, without width or height")
+
     def test_doubles(self, tmp_path: Path, coco: dict[str, Any]) -> None:
         first, second = coco["images"]
         coco["images"] += [dict(second), {**first, "id": 99}]
@@ -196,11 +228,12 @@ class TestCOCO:
             },
             {"image_id": 0, "category_id": 1, "segmentation": runs, "iscrowd": 1},
             {"image_id": 0, "category_id": 1, "segmentation": []},
+            {"image_id": 0, "category_id": 1, "segmentation": [1, 2, 3, 4, 5, 2], "bbox": []},
         ]
         data = read_coco(write(tmp_path, coco))
         sample = next(sample for sample in data.samples if sample.name == "b.png")
-        assert sample.boxes.tolist() == [[10, 20, 40, 31], [10, 5, 12, 15]]
-        assert sample.crowd.tolist() == [False, True]
+        assert sample.boxes.tolist() == [[10, 20, 40, 31], [10, 5, 12, 15], [1, 2, 5, 4]]
+        assert sample.crowd.tolist() == [False, True, False]
         assert "annotation 3: expected a bbox" in data.faults[0]
 
     def test_boxes_are_in_pixels(self, tmp_path: Path, coco: dict[str, Any]) -> None:
@@ -235,7 +268,7 @@ class TestCOCO:
         assert read_coco(tmp_path / "annotations.json").samples[0].name == "night/a.png"
 
     def test_errors(self, tmp_path: Path, coco: dict[str, Any]) -> None:
-        with pytest.raises(FileNotFoundError, match="neither"):
+        with pytest.raises(FileNotFoundError, match="there is no such file"):
             read_dataset(tmp_path / "nowhere")
         far = tmp_path / "far" / "away"
         far.mkdir(parents=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detection import EXDARK_CLASSES
+from detection import EXDARK_CLASSES, read_dataset
 from detection.data.voc import read_voc
 
 
@@ -105,16 +105,61 @@ def test_faults(voc: Path) -> None:
     Image.new("RGB", (20, 20)).save(voc / "JPEGImages" / "alone.jpg")
     data = read_voc(voc)
     assert [sample.name for sample in data.samples] == ["JPEGImages/a.jpg"]
-    assert data.left_out == 3
+    assert data.left_out == 4
     told = "\n".join(data.faults)
     for words in (
         "broken.xml: expected XML but got stuck",
         "gone.xml: expected one image gone.jpg but got none",
         "words.xml: could not convert",
-        "1 images such as alone.jpg have no XML file",
+        "1 of 2 images have no XML file and are left out: alone.jpg",
     ):
         assert words in told
     with pytest.raises(FileNotFoundError, match="Expected XML files of PASCAL VOC"):
         read_voc(voc / "JPEGImages")
     with pytest.raises(ValueError, match="Expected a class of"):
         read_voc(voc, classes=["zebra"])
+
+
+def test_flags_as_tools_spell_them(voc: Path) -> None:
+    dog = mark("dog", 10, 20, 30, 40)
+    spelled = [dog.replace(">0<", f">{word}<") for word in ("False", "no", "", "True", "1")]
+    add(voc, "a", *(one.replace(">10<", f">{10 + place}<") for place, one in enumerate(spelled)))
+    add(voc, "b", dog.replace(">0<", ">perhaps<"))
+    data = read_voc(voc)
+    assert data.samples[0].crowd.tolist() == [False, False, False, True, True]
+    assert data.faults == ("b.xml: expected 0 or 1 for a flag but got 'perhaps'",)
+
+
+def test_polygons_and_objects_without_a_box(voc: Path) -> None:
+    points = "<x1>5</x1><y1>6</y1><x2>50</x2><y2>8</y2><x3>20</x3><y3>60</y3>"
+    add(voc, "a", f"<object><name>dog</name><polygon>{points}</polygon></object>")
+    add(voc, "b", "<object><name>dog</name><robndbox><cx>5</cx></robndbox></object>")
+    data = read_voc(voc)
+    assert data.samples[0].boxes.tolist() == [[5, 6, 50, 60]]
+    assert data.faults == ("b.xml: an object 'dog' has no bndbox",)
+    (voc / "Annotations" / "a.xml").unlink()
+    with pytest.raises(ValueError, match=r"none is good: b\.xml: an object 'dog' has no bndbox"):
+        read_voc(voc)
+
+
+def test_without_val_a_split_is_named_or_the_only_one(voc: Path) -> None:
+    for name in "abc":
+        add(voc, name, mark("dog", 10, 20, 30, 40))
+    lists = voc / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "test.txt").write_text("b\n")
+    assert [sample.name for sample in read_dataset(voc).samples] == ["JPEGImages/b.jpg"]
+    (lists / "trainval.txt").write_text("a\nc\n")
+    with pytest.raises(ValueError, match="it has trainval, test, and no val: name one"):
+        read_dataset(voc)
+    assert len(read_dataset(voc, split="trainval")) == 2
+
+
+def test_folders_of_train_and_test_are_not_taken_together(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for folder in ("Annotations", "JPEGImages"):
+            (tmp_path / split / folder).mkdir(parents=True)
+        add(tmp_path / split, "a", mark("dog", 10, 20, 30, 40))
+    with pytest.raises(ValueError, match="it has train, test, and no val: name one"):
+        read_dataset(tmp_path)
+    assert len(read_dataset(tmp_path, split="test")) == 1

@@ -26,6 +26,7 @@ def yolo(tmp_path: Path) -> Path:
     for name in ("a.png", "empty.png"):
         Image.new("RGB", (200, 100)).save(tmp_path / "images/val" / name)
     (tmp_path / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2\n45 0.1 0.1 0.1 0.1\n", encoding="utf-8")
+    (tmp_path / "labels/val/empty.txt").write_text("", encoding="utf-8")
     return tmp_path
 
 
@@ -100,7 +101,7 @@ class TestYOLO:
             "val/short.png",
             "val/words.png",
         ]
-        assert data.left_out == 4
+        assert data.left_out == 5
 
     def test_no_number_is_no_box(self, yolo: Path) -> None:
         (yolo / "labels/val/a.txt").write_text("0 0.5 nan 0.5 0.2\n", encoding="utf-8")
@@ -225,10 +226,34 @@ class TestLabels:
         (yolo / "labels/val/a.txt").write_text("0 100 50 100 20\n")
         assert "val/a.png: its label file, line 1: expected numbers relative to" in read_yolo(yolo).faults[0]
 
-    def test_where_most_images_have_no_labels(self, yolo: Path) -> None:
+    def test_a_pose_without_its_shape_is_no_polygon(self, yolo: Path) -> None:
+        (yolo / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.2 0.4 0.4 2 0.6 0.6 1\n")
+        assert "expected a polygon, or `kpt_shape` in the data.yaml" in read_yolo(yolo).faults[0]
+
+    def test_a_lost_label_file_is_told(self, yolo: Path) -> None:
         Image.new("RGB", (9, 9)).save(yolo / "images/val/third.png")
-        told = "2 of 3 images have no label file and are taken to show nothing"
+        told = "1 of 3 images have no label file and are taken to show nothing"
         assert read_yolo(yolo).faults == (told,)
+
+    def test_images_of_unknown_kinds_are_left_out_and_told(self, yolo: Path) -> None:
+        Image.new("L", (9, 9)).save(yolo / "images/val/third.gif")
+        for name in ("third", "gone"):
+            (yolo / f"labels/val/{name}.txt").write_text("0 0.5 0.5 0.5 0.2\n")
+        data = read_yolo(yolo)
+        assert (len(data), data.left_out) == (2, 2)
+        assert data.faults == (
+            "labels/val/gone.txt: there is no image of this name",
+            "labels/val/third.txt: third.gif is of no kind that is read",
+        )
+
+    @pytest.mark.parametrize("ending", [".jfif", ".jpe", ".ppm", ".pgm"])
+    def test_rarer_endings_of_what_pillow_reads(self, yolo: Path, ending: str) -> None:
+        Image.new("L", (200, 100)).save(yolo / f"images/val/third{ending}")
+        (yolo / "labels/val/third.txt").write_text("0 0.5 0.5 0.5 0.2\n")
+        data = read_yolo(yolo)
+        assert data.faults == ()
+        assert data.samples[2].boxes.tolist() == [[50, 40, 150, 60]]
+        assert data.samples[2].load().shape == (100, 200, 3)
 
     def test_as_many_names_as_classes(self, yolo: Path) -> None:
         (yolo / "data.yaml").write_text(f"nc: 2\nnames: [{', '.join(['person'] * 46)}]")
@@ -339,6 +364,14 @@ class TestSplits:
         )
         return tmp_path
 
+    def test_lists_from_another_machine(self, usual: Path) -> None:
+        (usual / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [dog]\n")
+        (usual / "val.txt").write_text("D:/them/set/images/val/c.PNG\n")
+        (usual / "train.txt").write_text("D:/them/set/images/other/d.png\n")
+        assert [sample.name for sample in read_yolo(usual).samples] == ["c.png"]
+        with pytest.raises(FileNotFoundError, match=r"that .*train\.txt lists, but .*d\.png is not there"):
+            read_yolo(usual, "train")
+
     def test_usual_layout(self, usual: Path) -> None:
         for path in (usual, usual / "data.yaml"):
             train, val = (read_dataset(path, split=split) for split in ("train", None))
@@ -347,7 +380,8 @@ class TestSplits:
             assert [sample.name for sample in val.samples] == ["c.png"]
             assert EXDARK_CLASSES[val.samples[0].labels[0]] == "Dog"
             assert (train.note, val.note) == ("train of data.yaml", "val of data.yaml")
-            assert train.faults == val.faults == ()
+            told = "1 of 2 images have no label file and are taken to show nothing"
+            assert (train.faults, val.faults) == ((told,), ())
 
     def test_roboflow(self, tmp_path: Path) -> None:
         for part in ("train", "valid"):
