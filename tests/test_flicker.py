@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glare import GLARE, weights
+from glare import GLARE, GLAREEnhance, weights
 from tests.glare.conftest import SMALL
 from tests.scripts import load_script
 
@@ -43,3 +43,16 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (f"| {clip}", form) for clip in ("tone", "grain") for form in ("single frames", "steadied")
     ]
     assert "<svg" in chart.read_text()
+
+
+def test_steadying_keeps_the_tone_and_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packaged weights on a pan with a blinking lamp: a third of the flicker, and the frames no worse."""
+    monkeypatch.setattr(flicker, "SIZE", (96, 144))
+    table, _ = flicker.measure(GLAREEnhance(), 10)
+    table = table.set_index(["clip", "frames"])
+    single, steadied = table.loc[("tone", "single frames")], table.loc[("tone", "steadied")]
+    assert single["change of level"] > 5  # there is a flicker
+    assert steadied["change of level"] <= single["change of level"] / 3
+    assert steadied["warped error"] <= single["warped error"] / 3
+    quality = table["PSNR GT-mean"].unstack()
+    assert (quality["steadied"] >= quality["single frames"] - 0.1).all()
