@@ -164,7 +164,8 @@ def enhance_on_ray(
                 _Worker,
                 fn_constructor_args=(enhance, batch, resume, steady),
                 batch_size=block,
-                # One task, since those that wait for an actor lose a try when it dies, too.
+                # One task, since those that wait for an actor lose a try when it dies, too (ray 2.60.0,
+                # findings/ray-data-waiting-blocks-pay-for-a-death.sh).
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=1),
                 ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
                 num_gpus=1 if on_gpus else None,
