@@ -18,6 +18,7 @@ from glare.cli import main
 from glare.export import _averages, to_onnx
 from tests.glare.conftest import SMALL, randomise
 from tests.glare.test_joined import DETECTOR, write
+from tests.scripts import load_script
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -84,6 +85,24 @@ def test_openvino_computes_the_same(network: GLARE, file: Path) -> None:
         with torch.no_grad():
             expected = network(low).clamp(0, 1).numpy()
         np.testing.assert_allclose(compiled({"low": low.numpy()})[0], expected, rtol=0, atol=1e-3)
+
+
+def test_the_script_that_times_runtimes(
+    folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    command = f"runtimes.py {file} --weights {folder} --size 24 36 --runs 2"
+    monkeypatch.setattr("sys.argv", command.split())
+    threads = torch.get_num_threads()
+    try:
+        load_script("runtimes").main()
+    finally:
+        torch.set_num_threads(threads)
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].split()[0] for row in rows] == ["ONNX", "OpenVINO", "OpenVINO"]
+    assert all(float(row[3]) <= 1e-3 for row in rows[:2])
+    assert float(rows[0][4]) == 1
+    assert all(float(row[4]) > 0 for row in rows)
 
 
 def test_the_file_is_opset_20_whole_and_tells_nothing_of_this_machine(file: Path) -> None:
