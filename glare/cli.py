@@ -212,7 +212,7 @@ def run_export(args: argparse.Namespace) -> int:
     """Write the network as an ONNX file, alone or with a detector behind it."""
     if args.detector is not None:
         read_detector(args.detector)  # what cannot be joined is told before the minute that tracing takes
-    print("Tracing the network, which takes a minute ...", file=sys.stderr)
+    print("Tracing the network, which takes two minutes of a core ...", file=sys.stderr)
     model, dtype = weights.load(args.weights), getattr(torch, args.dtype)
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / "network.onnx" if args.detector is not None else args.onnx

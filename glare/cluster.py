@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def _open(url: str) -> tuple[Any, str]:
     """Return fsspec's file system of a URL or path, and the name in it."""
     import fsspec
 
+    if url.startswith(("http://", "https://")):
+        raise ValueError(f"Expected a folder or a bucket but got {url}: the web lists no files.")
     try:
         store, name = fsspec.core.url_to_fs(url)
     except ValueError as error:  # an unknown protocol
@@ -88,8 +91,15 @@ def _open(url: str) -> tuple[Any, str]:
 
 def _check_bucket(store: Any, name: str) -> None:
     top = name.split("/")[0] or "/"
-    if not store.exists(top):
-        raise FileNotFoundError(f"No such bucket or folder: {store.unstrip_protocol(top)}")
+    if store.exists(top):
+        return
+    url = store.unstrip_protocol(top)
+    try:
+        store.info(top)  # tells why, which `exists` does not
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"No such bucket or folder: {url}") from error
+    except Exception as error:  # what stores raise is no closed list
+        raise OSError(f"{url} cannot be reached: {error}") from error
 
 
 def _files_at(name: str) -> Iterator[tuple[str, str]]:
@@ -153,24 +163,32 @@ def enhance_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # there is a bar below
     context.max_errored_blocks = -1  # what is lost with them is taken up again, one by one
-    on_gpus = bool(ray.cluster_resources().get("GPU"))
+    there = ray.cluster_resources()
+    on_gpus = bool(there.get("GPU"))
+    workers = int(there["GPU"] if on_gpus else there.get("CPU", 1))
     faults: dict[str, str] = {}
     with tqdm(total=len(jobs), unit="file", disable=None) as bar:
         for block in (_BLOCK, 1):
             rows = [{"source": source, "target": target} for source, target in jobs if target not in faults]
             if not rows:
                 break
-            done = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
-                _Worker,
-                fn_constructor_args=(enhance, batch, resume, steady),
-                batch_size=block,
-                # One task, since those that wait for an actor lose a try when it dies, too (ray 2.60.0,
-                # findings/ray-data-waiting-blocks-pay-for-a-death.sh).
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=1),
-                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-                num_gpus=1 if on_gpus else None,
-                num_cpus=None if on_gpus else 1,
-            )
+            blocks = -(-len(rows) // block)
+            with warnings.catch_warnings():
+                # Of what Ray 2.64 will not take any more, which the extra leaves out.
+                warnings.simplefilter("ignore")
+                done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+                    _Worker,
+                    fn_constructor_args=(enhance, batch, resume, steady),
+                    batch_size=block,
+                    # One task, since those that wait for an actor lose a try when it dies, too (ray 2.60.0,
+                    # findings/ray-data-waiting-blocks-pay-for-a-death.sh).
+                    compute=ray.data.ActorPoolStrategy(
+                        size=min(workers, blocks), max_tasks_in_flight_per_actor=1
+                    ),
+                    ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+                    num_gpus=1 if on_gpus else None,
+                    num_cpus=None if on_gpus else 1,
+                )
             for row in done.iter_rows():
                 faults[row["target"]] = row["fault"]
                 for line in filter(None, row["notes"].splitlines()):

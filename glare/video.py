@@ -669,5 +669,6 @@ def _options(container: str, video: Any) -> dict[str, str]:
 
 
 def _keep_names(copied: Any, stream: Any) -> None:
-    names = ("language", "title", "handler_name")
-    copied.metadata.update({name: stream.metadata[name] for name in names if name in stream.metadata})
+    # FFmpeg reads the title that it writes into MP4 and MOV as `name`.
+    names = {"name": "title", "language": "language", "title": "title", "handler_name": "handler_name"}
+    copied.metadata.update({names[key]: value for key, value in stream.metadata.items() if key in names})

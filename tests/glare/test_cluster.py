@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,8 @@ class Deadly:
         self.killed, self.done, self.enhance = killed, done, GLAREEnhance()
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        with self.killed.with_name("nodes").open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()}\n")
         once = not self.killed.exists() and any(self.done.rglob("*.png"))
         if once or bool((pixels == 255).all()):
             with self.killed.open("a") as file:
@@ -100,6 +103,7 @@ def test_every_file_is_there_once_whole_and_the_same_though_workers_are_killed(
         f"{night}/1/text.png: cannot identify image file '{night}/1/text.png'",
     ]
     assert len(killed.read_text().splitlines()) > 2
+    assert len(set(killed.with_name("nodes").read_text().splitlines())) == 2  # both nodes worked
     written = sorted(path.relative_to(day) for path in day.rglob("*") if path.is_file())
     assert written == sorted(target.relative_to(alone) for _, target in jobs)
     for name in written:
@@ -140,6 +144,7 @@ def test_bucket_to_bucket_on_the_command_line(
         (["s3://nowhere", "s3://day"], "No such bucket or folder: s3://nowhere"),
         (["s3://night/nothing", "s3://day"], "No such file or folder, or nothing in it: s3://night/nothing"),
         (["s3://night", "s3://nowhere/out"], "No such bucket or folder: s3://nowhere"),
+        (["https://example.org/night", "s3://day"], "https://example.org/night: the web lists no files"),
         (["moon://night", "s3://day"], "a URL that fsspec reads but got moon://night"),
         (["s3://night/papers", "s3://day"], "No images in s3://night/papers"),
         (["s3://night/names", "s3://day"], "would become s3://day/a.png"),
@@ -153,6 +158,24 @@ def test_what_cannot_be_is_told_before_anything_starts(
         bucket.put_object(Bucket="night", Key=key, Body=b"")
     assert main(["enhance", *command, "--engine", "ray"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_store_that_does_not_answer_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3 = pytest.importorskip("fsspec").get_filesystem_class("s3")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # nobody listens there from here on
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3.clear_instance_cache()
+    try:
+        assert main(["enhance", "s3://night", "s3://day", "--engine", "ray"]) == 1
+    finally:
+        s3.clear_instance_cache()
+    assert "s3://day cannot be reached: " in capsys.readouterr().err
 
 
 def test_url_without_ray_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def filled(size: tuple[int, int], pix_fmt: str, values: Sequence[int]) -> Any:
 def tone(file: Any, codec: str, start: float, language: str, seconds: float = 0.25) -> tuple[Any, list[Any]]:
     """A stream of sound, and its packets, encoded."""
     stream = file.add_stream(codec, rate=8000 if "amr" in codec else 48000, layout="mono")
-    stream.metadata["language"], stream.bit_rate = language, 64000
+    stream.metadata["language"], stream.metadata["title"], stream.bit_rate = language, f"In {language}", 64000
     rate = stream.codec_context.sample_rate
     waves = av.AudioResampler(stream.codec_context.format, "mono", rate).resample(_wave(rate, seconds))
     fifo = av.AudioFifo()
@@ -608,6 +608,15 @@ class TestTracks:
         # MP4 has subtitles of its own kind alone.
         (left_out,) = through(source, tmp_path / "out.mp4", capsys)
         assert left_out == "left out: stream 3 (subtitle, srt)"
+
+    @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
+    def test_titles_of_sounds(self, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+        source = film(tmp_path / f"in{suffix}", sound=[("aac", 0.0, "deu")])
+        for target in (tmp_path / f"out{suffix}", tmp_path / "other.mkv"):
+            assert through(source, target, capsys) == []
+            with av.open(str(target)) as after:
+                about = after.streams.audio[0].metadata
+                assert about.get("title", about.get("name")) == "In deu"  # as FFmpeg reads MP4's and MOV's
 
     def test_subtitles_of_an_mp4(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = film(tmp_path / "in.mp4", subtitles=["mov_text"])
