@@ -211,7 +211,7 @@ def serve(weights: str, detector_name: str, host: str, port: int, device: str) -
         # Uvicorn ends itself by the signal that it was sent; the folder is to be removed before.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         os.environ["GRADIO_TEMP_DIR"] = folder
-        print("Loading the weights and the detector ...", flush=True)
+        print("Loading the weights and the detector ...", file=sys.stderr, flush=True)
         examples = Path(folder, "examples")
         examples.mkdir()
         enhance, find = GLAREEnhance(weights, device=device), detector(detector_name, device=device)

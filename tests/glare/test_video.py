@@ -613,7 +613,7 @@ class TestTracks:
     def test_titles_of_sounds(self, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
         source = film(tmp_path / f"in{suffix}", sound=[("aac", 0.0, "deu")])
         for target in (tmp_path / f"out{suffix}", tmp_path / "other.mkv"):
-            assert through(source, target, capsys) == []
+            through(source, target, capsys)
             with av.open(str(target)) as after:
                 about = after.streams.audio[0].metadata
                 assert about.get("title", about.get("name")) == "In deu"  # as FFmpeg reads MP4's and MOV's
