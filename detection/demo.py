@@ -7,6 +7,7 @@ The page is Gradio's. Nothing of it comes from elsewhere or goes there: it is se
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -221,7 +222,10 @@ def serve(weights: str, detector_name: str, host: str, port: int, device: str) -
         config = uvicorn.Config(served(blocks), log_level="warning", timeout_graceful_shutdown=1)
         at = f"[{host}]" if ":" in host else host
         print(f"GLARE is at http://{at}:{listening.getsockname()[1]}/ until you press Ctrl+C.", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        # Pages that are still open when the server is told to stop are cut off, which is no error to tell of.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+        server.run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -288,7 +288,7 @@ def find_below(folder: Path, name: str) -> Path:
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "val").mkdir()
     >>> (folder / "val" / "1.jpg").touch()
-    >>> find_below(folder, "/home/them/set/val/1.JPG").relative_to(folder).as_posix()
+    >>> find_below(folder, "D:/theirs/set/val/1.JPG").relative_to(folder).as_posix()
     'val/1.jpg'
     """
     path = folder / name

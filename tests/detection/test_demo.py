@@ -168,7 +168,13 @@ class Page:
 
     def next_pictures(self, than: list[str]) -> list[Pixels]:
         """The pictures that come after others."""
-        fresh = wait(lambda: (shown := self.pictures()) and shown[1:] != than[1:] and shown)
+
+        def settled() -> list[str]:
+            shown = self.pictures()
+            time.sleep(0.5)  # one of the pair may come before the other
+            return shown if shown[1:] != than[1:] and shown == self.pictures() else []
+
+        fresh = wait(settled)
         return [np.asarray(Image.open(BytesIO(httpx.get(url).content)).convert("RGB")) for url in fresh]
 
     def seen(self, share: float) -> float:
