@@ -91,11 +91,11 @@ def _open(url: str) -> tuple[Any, str]:
 
 def _check_bucket(store: Any, name: str) -> None:
     top = name.split("/")[0] or "/"
-    if store.exists(top):
-        return
     url = store.unstrip_protocol(top)
+    store.invalidate_cache()  # of what was there at an earlier call
     try:
-        store.info(top)  # tells why, which `exists` does not
+        if not store.exists(top):
+            store.info(top)  # tells why, which `exists` does not
     except FileNotFoundError as error:
         raise FileNotFoundError(f"No such bucket or folder: {url}") from error
     except Exception as error:  # what stores raise is no closed list
