@@ -534,7 +534,6 @@ class _Writer:
         found: dict[int, list[Fraction]] = {index: [] for index in self.wanted}
         with _opened(target) as film:
             kinds = [stream.type for stream in film.streams]
-            lasts = _length(film.streams[self.stream.index])
             for packet in film.demux():
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if packet.size and stamp is not None:
@@ -554,20 +553,7 @@ class _Writer:
             most = max(shifts, key=abs, default=Fraction(0))
             if abs(most) > exact:
                 lines.append(f"{name} moved by up to {1000 * float(most):+.4g} ms")
-        asked = _length(self.video)
-        if (
-            self.copy.format.name in _WITH_EDITS
-            and asked
-            and lasts
-            and abs(lasts - asked) > Fraction(1, 10**6)
-        ):
-            lines.append(f"the video lasts {float(lasts):.3f} s where it lasted {float(asked):.3f} s")
         return lines
-
-
-def _length(video: Any) -> Fraction | None:
-    """The duration of a track in seconds, where the header of its container holds it."""
-    return Fraction(video.duration * video.time_base) if video.duration and video.time_base else None
 
 
 def _rate(video: Any) -> Fraction:
