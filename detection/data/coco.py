@@ -123,7 +123,8 @@ def read_coco(
     for number, entry in entries.items():
         about: dict[str, Any] = dict(entry.ours)
         try:
-            header = read_header(images(entry.file))
+            path = images(entry.file)
+            header = read_header(path)
             upright, wide, high, line = placed(entry.size, header)
         except (OSError, ValueError) as error:
             faults.append(f"{entry.file}: {error}")
@@ -138,7 +139,7 @@ def read_coco(
         sample, mended = inside_image(
             file_sample(
                 about.pop("name", entry.file),
-                images(entry.file),
+                path,
                 boxes,
                 [mark.label for mark in marks[number]],
                 [mark.crowd for mark in marks[number]],

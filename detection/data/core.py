@@ -264,9 +264,11 @@ def flag(value: object) -> bool:
     (True, True, False, False, False)
     """
     word = str(value or 0).strip().lower()
-    if word not in ("0", "0.0", "false", "no", "", "1", "1.0", "true", "yes"):
-        raise ValueError(f"expected 0 or 1 for a flag but got {value!r}")
-    return word in ("1", "1.0", "true", "yes")
+    if word in ("1", "1.0", "true", "yes"):
+        return True
+    if word in ("0", "0.0", "false", "no", ""):
+        return False
+    raise ValueError(f"expected 0 or 1 for a flag but got {value!r}")
 
 
 def capped(lines: Sequence[str], most: int = 20) -> list[str]:
