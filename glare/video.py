@@ -344,6 +344,7 @@ class _Writer:
         self.avi = copy.format.name == "avi"
         self.stamps: list[int] = []  # time stamps as written, in units of `self.base`
         self.durations: dict[int, int] = {}
+        self.length = 0  # from the first frame to the end of the last
         self.held: Any = None  # the last packet, written once the next packet or the end is known
         self.start = 0
         # Times that each stream of the copy should have, in seconds.
@@ -487,6 +488,7 @@ class _Writer:
             self.stamps.append(ticks)
             lasts = self.reader.lasts.pop(stamp, frame.duration or 0)
             self.durations[ticks] = round(lasts * self.video.time_base / self.base)
+            self.length = ticks + self.durations[ticks] - self.stamps[0]
             made.pts, made.time_base = ticks, self.base
             self._mux(self.stream.encode(made))
         for packet in chunk.packets:
@@ -523,9 +525,9 @@ class _Writer:
     def finish(self) -> None:
         """Write the packets that the encoder still holds."""
         self._mux(self.stream.encode(None))
-        if self.copy.format.name in _WITH_EDITS and self.video.duration:
+        if self.copy.format.name in _WITH_EDITS:
             # A track lasts from the decoding of the first frame to that of the last, and as long as the last is shown.
-            length = round(self.video.duration * self.video.time_base / self.base)
+            length = self.video.duration or self.length
             self.held.duration = max(length - (self.held.dts - self.start), self.held.duration)
         self.copy.mux(self.held)
 
@@ -553,6 +555,10 @@ class _Writer:
             most = max(shifts, key=abs, default=Fraction(0))
             if abs(most) > exact:
                 lines.append(f"{name} moved by up to {1000 * float(most):+.4g} ms")
+        lasts = self.length - (self.stamps[-1] - self.stamps[0])
+        if self.avi and lasts > 1:
+            tick = 1000 * float(self.base)
+            lines.append(f"the last frame is shown for {tick:.4g} ms, not for {tick * lasts:.4g} ms")
         return lines
 
 

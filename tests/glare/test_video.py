@@ -298,9 +298,25 @@ class TestTime:
         shifts = zip(stamps_of(tmp_path / "out.avi"), stamps_of(source), strict=True)
         assert max(abs(new - old) for new, old in shifts) <= Fraction(1, 1000)
 
+    @pytest.mark.parametrize("frames_between", ["0", "3"])  # that are decoded out of order
+    @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+    def test_the_last_frame_is_shown_as_long(
+        self, frames_between: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stamps = TIMES["30, then 24 fps"]
+        source = film(tmp_path / f"clip{suffix}", stamps=stamps, options={"bf": frames_between})
+        assert through(source, tmp_path / "day.mp4", capsys) == []
+        with av.open(str(tmp_path / "day.mp4")) as day, av.open(str(source)) as clip:
+            (track,), (video,) = day.streams.video, clip.streams.video
+            # Matroska tells how long the last frame lasts, MP4 how long all of them.
+            ends = max((packet.pts, packet.duration) for packet in clip.demux(video) if packet.size)
+            wanted = (video.duration or sum(ends)) * video.time_base
+            assert track.duration * track.time_base == wanted
+
     def test_an_avi_of_two_rates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = film(tmp_path / "in.mp4", stamps=TIMES["30, then 24 fps"])
-        assert through(source, tmp_path / "out.avi", capsys) == []
+        told = through(source, tmp_path / "out.avi", capsys)
+        assert told == ["the last frame is shown for 8.333 ms, not for 33.33 ms"]  # a tick of 120 a second
         assert stamps_of(tmp_path / "out.avi") == stamps_of(source)
 
     @pytest.mark.parametrize("suffix", CONTAINERS)
