@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+
+from glare.batch import enhance_files
+from glare.cli import main
+from tests.clips import CONTAINERS, film, packets_of, stamps_of, through, tone
+
+av = pytest.importorskip("av")
+
+
+#: In units of 1/90000 s.
+TIMES = {
+    "30, then 24 fps": [*range(0, 30000, 3000), *range(30000, 60000, 3750)],
+    "a pause": [0, 3000, 6000, 186000, 189000],
+    "a burst": [0, 3000, 3001, 3002, 6000, 9000],
+    "jitter": [0, 3017, 5990, 9003, 12011, 14990],
+    "a late start": [126000, 129000, 132000, 135000],
+    "an hour": [0, 3000, 3600 * 90000, 3600 * 90000 + 3000],
+}
+
+
+class TestTime:
+    @pytest.mark.parametrize("name", TIMES)
+    @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".m4v"])
+    def test_stamps_are_exact(
+        self, name: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = film(tmp_path / f"in{suffix}", stamps=TIMES[name])
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        assert stamps_of(source) == [Fraction(stamp, 90000) for stamp in TIMES[name]]
+        assert stamps_of(tmp_path / f"out{suffix}") == stamps_of(source)
+        with av.open(str(source)) as before, av.open(str(tmp_path / f"out{suffix}")) as after:
+            assert before.streams.video[0].duration == after.streams.video[0].duration
+            assert before.duration == after.duration
+            assert before.start_time == after.start_time
+
+    @pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+    def test_of_milliseconds_too(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        base, stamps = Fraction(1, 1000), [40, 73, 107, 140, 141, 800]
+        codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
+        source = film(tmp_path / f"in{suffix}", stamps=stamps, base=base, codec=codec)
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        assert stamps_of(tmp_path / f"out{suffix}") == [stamp * base for stamp in stamps]
+
+    def test_what_moved_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        source = film(tmp_path / "in.mp4", stamps=TIMES["a burst"])
+        assert through(source, tmp_path / "out.mkv", capsys) == ["frames moved by up to -0.3556 ms"]
+
+    @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+    def test_an_avi_has_the_rate_of_its_source(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = film(tmp_path / f"in{suffix}", stamps=range(0, 90000, 3000))
+        lines = through(source, tmp_path / "out.avi", capsys)
+        with av.open(str(tmp_path / "out.avi")) as file:
+            assert file.streams.video[0].average_rate == 30
+        assert stamps_of(tmp_path / "out.avi") == [Fraction(number, 30) for number in range(30)]
+        assert lines == ([] if suffix != ".mkv" else ["frames moved by up to +0.3333 ms"])
+
+    @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+    def test_a_start_between_two_milliseconds(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As of a transport stream; MP4 tells the start of a track by a clock of its own."""
+        source = film(tmp_path / "in.ts", stamps=range(6000, 30000, 3000), sound=[("aac", 0.1, "eng")])
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        for kind in ("video", "audio"):
+            shifts = zip(stamps_of(tmp_path / f"out{suffix}", kind), stamps_of(source, kind), strict=True)
+            assert max(abs(new - old) for new, old in shifts) <= (
+                0 if kind == "video" else Fraction(1, 48000)
+            )
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_is_never_played_moves_nothing(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The lead of AAC, before the first frame: an MP4 hides it by its edit list, and others have none."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 90000, 9000), rate=10, sound=[("aac", 0.0, "eng")])
+        assert stamps_of(source, "audio")[0] < 0
+        assert through(source, tmp_path / f"out{suffix}", capsys) == []
+        assert stamps_of(tmp_path / f"out{suffix}") == [Fraction(number, 10) for number in range(10)]
+        hidden = suffix in (".avi", ".mkv")
+        assert packets_of(tmp_path / f"out{suffix}") == packets_of(source)[hidden:]
+        wanted = Fraction(0) if hidden else stamps_of(source, "audio")[0]
+        assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == wanted
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mov", ".mp4"])
+    def test_what_was_cut_off_on_a_telephone_stays_so(
+        self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file still holds it, and an edit list hides it."""
+        source = film(tmp_path / "in.mp4", stamps=range(-9000, 9000, 3000), sound=[("aac", -0.1, "eng")])
+        lines = through(source, tmp_path / f"out{suffix}", capsys)
+        after = stamps_of(tmp_path / f"out{suffix}")
+        if suffix == ".mkv":  # which moves all, where a packet of sound lies across the cut
+            assert [line[:18] for line in lines] == ["frames moved by up", "stream 1 (audio) m"]
+            assert 0 < after[0] < Fraction(1024, 48000)
+        else:
+            assert after == [0, Fraction(1, 30), Fraction(2, 30)]
+            assert len(lines) == (suffix == ".avi")
+        if suffix in (".avi", ".mkv"):
+            assert stamps_of(tmp_path / f"out{suffix}", "audio")[0] == 0
+        else:
+            with av.open(str(source)) as old, av.open(str(tmp_path / f"out{suffix}")) as new:
+                for one, other in zip(old.streams, new.streams, strict=True):
+                    assert abs((one.duration - other.duration) * one.time_base) < Fraction(1, 1000)
+
+    @pytest.mark.parametrize("step", [3017, 2999, 3001])
+    def test_an_avi_of_a_rate_of_many_digits(
+        self, step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """MPEG-4 Part 2 counts at most 65535 ticks a second, and the mean rate of a telephone has 90000."""
+        source = film(tmp_path / "in.mp4", stamps=range(0, 20 * step, step), rate=Fraction(90000, step))
+        through(source, tmp_path / "out.avi", capsys)
+        shifts = zip(stamps_of(tmp_path / "out.avi"), stamps_of(source), strict=True)
+        assert max(abs(new - old) for new, old in shifts) <= Fraction(1, 1000)
+
+    @pytest.mark.parametrize("frames_between", ["0", "3"])  # that are decoded out of order
+    @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+    def test_the_last_frame_is_shown_as_long(
+        self, frames_between: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stamps = TIMES["30, then 24 fps"]
+        source = film(tmp_path / f"clip{suffix}", stamps=stamps, options={"bf": frames_between})
+        assert through(source, tmp_path / "day.mp4", capsys) == []
+        with av.open(str(tmp_path / "day.mp4")) as day, av.open(str(source)) as clip:
+            (track,), (video,) = day.streams.video, clip.streams.video
+            # Matroska tells how long the last frame lasts, MP4 how long all of them.
+            ends = max((packet.pts, packet.duration) for packet in clip.demux(video) if packet.size)
+            wanted = (video.duration or sum(ends)) * video.time_base
+            assert track.duration * track.time_base == wanted
+
+    def test_an_avi_of_two_rates(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        source = film(tmp_path / "in.mp4", stamps=TIMES["30, then 24 fps"])
+        told = through(source, tmp_path / "out.avi", capsys)
+        assert told == ["the last frame is shown for 8.333 ms, not for 33.33 ms"]  # a tick of 120 a second
+        assert stamps_of(tmp_path / "out.avi") == stamps_of(source)
+
+    @pytest.mark.parametrize("suffix", CONTAINERS)
+    def test_late_sound(self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        webm = suffix == ".webm"
+        start = ".webm" if webm else ".mov"
+        source = film(
+            tmp_path / f"in{start}",
+            stamps=range(0, 900, 33) if webm else range(0, 90000, 3000),
+            base=Fraction(1, 1000) if webm else Fraction(1, 90000),
+            codec="libvpx-vp9" if webm else "libx264",
+            sound=[("libopus" if webm else "aac", 0.5, "eng")],
+        )
+        lines = through(source, tmp_path / f"out{suffix}", capsys)
+        before, after = stamps_of(source, "audio"), stamps_of(tmp_path / f"out{suffix}", "audio")
+        assert before[0] > 0.45
+        if suffix == ".avi":
+            assert lines[0].startswith("stream 1 (audio) moved by up to -")
+        else:
+            assert abs(after[0] - before[0]) <= Fraction(1, 1000)
+            assert abs(after[-1] - before[-1]) <= Fraction(1, 1000)
+
+
+class TestDashCamera:
+    """Ten seconds of a panned photograph, darkened, 30, then 24 frames a second, with sound."""
+
+    STAMPS = (*range(0, 450000, 3000), *range(450000, 900000, 3750))
+    BASE = Fraction(1, 90000)
+
+    @pytest.fixture(scope="class")
+    def source(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        photograph = np.asarray(skimage.data.chelsea())[20:276].astype(float)
+        path: Path = tmp_path_factory.mktemp("camera") / "night.mp4"
+        with av.open(str(path), "w") as file:
+            video = file.add_stream("libx264", rate=27, options={"preset": "ultrafast"})
+            video.width, video.height, video.time_base = 96, 64, self.BASE
+            video.codec_context.time_base = self.BASE
+            video.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            sound, packets = tone(file, "aac", 0.0, "eng", seconds=10)
+            for number, stamp in enumerate(self.STAMPS):
+                left = number * 350 // len(self.STAMPS)
+                dark = (255 * (photograph[::4, left : left + 96] / 255) ** 2.2 / 8).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(dark), "rgb24")
+                frame.pts, frame.time_base = stamp, self.BASE
+                file.mux(video.encode(frame))
+            file.mux(video.encode(None))
+            for packet in packets:
+                packet.stream = sound
+                file.mux(packet)
+        return path
+
+    def is_kept(self, source: Path, target: Path) -> None:
+        """Every stamp, the sound and the aspect."""
+        assert stamps_of(target) == stamps_of(source) == [stamp * self.BASE for stamp in self.STAMPS]
+        assert stamps_of(target, "audio") == stamps_of(source, "audio")
+        assert packets_of(target) == packets_of(source)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            assert after.streams.video[0].duration == before.streams.video[0].duration
+            assert after.streams.audio[0].duration == before.streams.audio[0].duration
+            assert after.duration == before.duration
+            assert after.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+            assert (after.streams.video[0].width, after.streams.video[0].height) == (96, 64)
+            assert sum(1 for _ in after.decode(video=0)) == len(self.STAMPS)
+
+    def test_by_the_command(
+        self, source: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        options = ["--weights", str(weights), "--no-steady", "--batch", "30", "--scale", "0.5"]
+        assert main(["enhance", str(source), str(target), *options]) == 0
+        assert str(source) not in capsys.readouterr().err  # nothing moved, nothing is left out
+        self.is_kept(source, target)
+
+    def test_each_frame_is_that_of_its_time(
+        self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "day.mp4"
+        assert enhance_files(lambda pixels: pixels * 4, [(source, target)], batch=4) == []
+        assert str(source) not in capsys.readouterr().err
+        self.is_kept(source, target)
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
+                expected = 4 * old.to_ndarray(format="rgb24").mean((0, 1))
+                assert np.abs(new.to_ndarray(format="rgb24").mean((0, 1)) - expected).max() < 4 * 1.5
+        if shutil.which("ffprobe") is None:
+            pytest.skip("no ffprobe, which would be the second opinion")
+        told = []
+        for path in (source, target):
+            command = ["ffprobe", "-v", "error", "-of", "csv", "-show_entries"]
+            command += [
+                "packet=stream_index,pts:stream=start_time,duration,sample_aspect_ratio",
+                str(path),
+            ]
+            told.append(
+                sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+            )
+        assert told[0] == told[1]
