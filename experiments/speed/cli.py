@@ -45,14 +45,15 @@ from glare.files import whole_file
 PARTS = ("variants", "gains", "profile", "fidelity", "scaling", "batch", "chain")
 
 
-def calls(only: Sequence[str], runs: int, on_gpu: bool) -> int:
+def calls(only: Sequence[str], models: Sequence[str], runs: int, on_gpu: bool) -> int:
     """Return how many steps the progress bar has."""
     turns = 1 + runs
     of = {
-        "variants": turns * (3 * sum(map(len, plan.VARIANT_SIZES.values())) + 1 + 2 * on_gpu),
-        "gains": turns * len(plan.GAIN_SIZES) * 2 * len(MEASURES),
-        "profile": 2 * len(plan.PROFILE_SIZES),
-        "fidelity": 2,
+        "variants": turns
+        * (sum(3 * len(plan.VARIANT_SIZES[name]) + on_gpu for name in models) + (plan.BASE in models)),
+        "gains": turns * len(models) * 2 * len(MEASURES),
+        "profile": 2 * len(models),
+        "fidelity": len(models),
         "scaling": turns * len(plan.SCALING_SIZES) * len(TRANSFORM),
         "batch": 4,
         "chain": turns * 2,
@@ -64,6 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="parts of the run (default: all)"
+    )
+    models = tuple(dict.fromkeys((plan.BASE, plan.TINY)))
+    parser.add_argument(
+        "--models", nargs="+", choices=models, default=models, help="in the first four parts (default: both)"
     )
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="the median is of so many (%(default)s)")
@@ -101,7 +106,7 @@ def run(args: argparse.Namespace, typed: str) -> None:
         "batch": lambda bar: batch_tool(args, bar),
         "chain": lambda bar: chain(plan.TINY, args.device, args.runs, bar.update),
     }
-    steps = calls(args.only, args.runs, args.device.startswith("cuda"))
+    steps = calls(args.only, args.models, args.runs, args.device.startswith("cuda"))
     with tqdm(total=steps, desc="speed", unit="call") as bar:
         for part in PARTS:
             if part in args.only:

@@ -33,7 +33,7 @@ def fidelity(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
         lows = [as_tensor(sample.load()).float() for sample in night.samples]
         source = "the built-in photographs, darkened"
     rows: Rows = []
-    for weights in (plan.BASE, plan.TINY):
+    for weights in args.models:
         model = build(weights, "optimized").to(args.device)
         errors, equal, decibels = [], [], []
         trained = weights not in PRESETS
@@ -41,7 +41,7 @@ def fidelity(args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
         for number, low in enumerate(chosen):
             bar.set_postfix_str(f"{weights} bf16 against float32, {number + 1} of {len(chosen)}")
             low = low.to(args.device)
-            padded = pad(low, 4)[0]
+            padded = pad(low, model.config.stride)[0]
             latent = model.restore_latent(padded)[0]
             with in_bf16(args.device):
                 other = model.restore_latent(padded)[0].float()

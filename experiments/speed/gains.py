@@ -23,7 +23,8 @@ def gains(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) ->
     gain.
     """
     rows: Rows = []
-    for weights, size in plan.GAIN_SIZES.items():
+    for weights in args.models:
+        size = plan.GAIN_SIZES[weights]
         for name in MEASURES:
             gain = MEASURES[name]
             forms = [Variant(weights, form, bf16=gain.bf16) for form in ("optimized", name)]

@@ -70,13 +70,14 @@ class Bytes(NamedTuple):
 
 def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
     """Count scores, scaled scores and weights, which are written, and read again; two of them live at once."""
-    positions = height * width // 16
+    stride = model.config.stride
+    positions = height * width // stride**2
     maps = []
     for part in (model.condition, model.codebook.decoder, model.fusion.decoder):
         for module in part.modules():
             if isinstance(module, Attention):
                 grid = module.grid
-                seen = min(grid, height // 4) * min(grid, width // 4) if grid else positions
+                seen = min(grid, height // stride) * min(grid, width // stride) if grid else positions
                 maps.append(4 * positions * seen)
     return Bytes(7 * sum(maps), 2 * max(maps))
 
@@ -84,17 +85,16 @@ def attention_maps(model: GLARE, height: int, width: int) -> Bytes:
 def enlarged_maps(model: GLARE, height: int, width: int) -> Bytes:
     """Count the maps of four times the size, each written, and read again."""
     maps = []
+    grid = height * width // model.config.stem**2
     for decoder in (model.codebook.decoder, model.fusion.decoder):
         ups = [module for module in decoder.modules() if isinstance(module, Upsample)]
-        maps += [
-            4 * up.conv.in_channels * height * width // share for up, share in zip(ups, (4, 1), strict=True)
-        ]
+        maps += [4 * up.conv.in_channels * grid // share for up, share in zip(ups, (4, 1), strict=True)]
     return Bytes(2 * sum(maps), max(maps))
 
 
 def distances(model: GLARE, height: int, width: int) -> Bytes:
     """Count the distances of all positions to all codes: products, sums of squares and their difference."""
-    one = 4 * (height * width // 16) * model.config.codes
+    one = 4 * (height * width // model.config.stride**2) * model.config.codes
     return Bytes(6 * one, 3 * one)
 
 
@@ -102,7 +102,7 @@ def samples(model: GLARE, height: int, width: int) -> Bytes:
     """Count nine samples of each position, held at once; strips of them are written and read as well."""
     config = model.config
     most = max(
-        (config.warp_channels or config.widths[level]) * height * width // 4**level
+        (config.warp_channels or config.widths[level]) * height * width // (config.stem**2 * 4**level)
         for level in config.warp_levels
     )
     return Bytes(0, max(0, 4 * (9 * most - STRIP_ELEMENTS)))
@@ -127,7 +127,8 @@ def reordered(model: GLARE, height: int, width: int) -> Bytes:
 
 def first_map(model: GLARE, height: int, width: int) -> Bytes:
     """Count one more map of the greatest size."""
-    return Bytes(0, 4 * model.config.channels * height * width)
+    config = model.config
+    return Bytes(0, 4 * max(config.channels // config.stem**2, config.detail_channels) * height * width)
 
 
 def nothing(model: GLARE, height: int, width: int) -> Bytes:

@@ -95,7 +95,8 @@ def watched(model: GLARE, clock: Clock) -> Iterator[None]:
 def profiles(about: Mapping[str, Any], args: argparse.Namespace, bar: tqdm[Any]) -> pd.DataFrame:
     """Profile one call of each optimized model by the network's parts and by the kinds of operations."""
     rows: Rows = []
-    for weights, size in plan.PROFILE_SIZES.items():
+    for weights in args.models:
+        size = plan.PROFILE_SIZES[weights]
         bar.set_postfix_str(f"{weights} {size[0]}x{size[1]} profile")
         model = build(weights, "optimized")
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), flop_counter() as counter:

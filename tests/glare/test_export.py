@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +17,7 @@ from detection import enhancer
 from glare import GLARE, GLAREEnhance
 from glare import weights as glare_weights
 from glare.cli import main
-from glare.export import _averages, to_onnx
+from glare.export import _averages, _Network, to_onnx
 from tests.glare.conftest import SMALL, randomise
 from tests.glare.test_joined import DETECTOR, write
 from tests.scripts import load_script
@@ -85,6 +87,31 @@ def test_openvino_computes_the_same(network: GLARE, file: Path) -> None:
         with torch.no_grad():
             expected = network(low).clamp(0, 1).numpy()
         np.testing.assert_allclose(compiled({"low": low.numpy()})[0], expected, rtol=0, atol=1e-3)
+
+
+def test_ncnn_lacks_a_layer(file: Path, tmp_path: Path) -> None:
+    """A row of docs/deploy.md that says no: where this fails, the row is to be tried anew."""
+    ncnn = pytest.importorskip("ncnn", reason="needs `pip install ncnn pnnx`")
+    convert = Path(sys.executable).with_name("pnnx")
+    if not convert.is_file():
+        pytest.skip("needs `pip install pnnx`")
+    shutil.copy(file, tmp_path / "n.onnx")
+    subprocess.run(
+        [convert, "n.onnx", "inputshape=[1,3,64,64]"], cwd=tmp_path, check=True, capture_output=True
+    )
+    layers = {line.split()[0] for line in (tmp_path / "n.ncnn.param").read_text().splitlines()[2:]}
+    assert "GatherND" in layers
+    assert ncnn.Net().load_param(str(tmp_path / "n.ncnn.param")) != 0
+
+
+def test_executorch_stops_in_a_pass_of_its_own(network: GLARE) -> None:
+    """The same for the other row that says no."""
+    exir = pytest.importorskip("executorch.exir", reason="needs `pip install executorch`")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    program = torch.export.export(_Network(network, 1.0, False).eval(), (torch.rand(1, 3, 64, 64),))
+    with pytest.raises(Exception, match="ChannelsLastTaggedReshapePass"):
+        exir.to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
 
 
 def test_the_script_that_times_runtimes(
