@@ -200,7 +200,7 @@ class Reader:
                     return f"frames about {float(entry.timestamp * self.video.time_base):.2f} s are missing"
         # The headers of these containers hold the duration; for others FFmpeg measures the packets that are there.
         told = Fraction(0)
-        if self.film.format.name in ("matroska,webm", "asf"):
+        if self.film.format.name in ("matroska,webm", "flv"):
             told = Fraction(self.film.duration or 0, 10**6)
         elif self.film.format.name == "avi":
             told = self.video.frames * self.video.time_base

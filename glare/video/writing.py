@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Writer:
             rate = _grid(source, video)
             self.base = 1 / rate
         self.stream = copy.add_stream(copy.default_video_codec, rate=rate)
-        self.turns = 0
+        self.upright: Callable[[Tensor], Tensor] = lambda image: image
         self._describe()
         self.stream.disposition = video.disposition
         _keep_names(self.stream, video)
@@ -76,7 +76,7 @@ class Writer:
             elif (copied := self._copied(stream)) is not None:
                 self.copies[stream.index] = copied
                 self.wanted[copied.index] = []
-            else:
+            elif not _tells_chapters(film, stream):
                 name = (
                     getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown"
                 )
@@ -102,8 +102,8 @@ class Writer:
         width, height, aspect = video.width, video.height, video.sample_aspect_ratio
         matrix = _display_matrix(first)
         if matrix is not None and self.avi:
-            self.turns = round(first.rotation / 90) % 4
-            if self.turns % 2:
+            swapped, self.upright = _made_upright(matrix)
+            if swapped:
                 width, height, aspect = height, width, aspect and 1 / aspect
         elif matrix is not None:
             stream.set_display_matrix(matrix)
@@ -176,7 +176,7 @@ class Writer:
         import av
 
         for frame, stamp, image in zip(chunk.frames, chunk.stamps, pixels, strict=True):
-            image = torch.rot90(image, self.turns, (1, 2)).permute(1, 2, 0).contiguous().cpu()
+            image = self.upright(image).permute(1, 2, 0).contiguous().cpu()
             form = "rgb24" if image.dtype == torch.uint8 else "gbrpf32le"
             made = av.VideoFrame.from_ndarray(image.numpy(), form).reformat(
                 width=self.stream.width,
@@ -257,9 +257,12 @@ class Writer:
                 name, exact = "frames", Fraction(1, 10**6)
                 pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
             else:
-                # Packets of sound may be cut otherwise, and the clock of sound ticks with its samples.
+                # The clock of sound ticks with its samples. Packets may be cut otherwise; then the first ones compare.
                 name, exact = f"stream {index} ({kinds[index]})", Fraction(1, 8000)
-                pairs = [(min(found[index]), min(wanted))] if found[index] else []
+                pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
+                later = pairs[1:] if len(found[index]) == len(wanted) else []
+                # A container that counts in milliseconds rounds all of them.
+                pairs = pairs[:1] + [pair for pair in later if abs(pair[0] - pair[1]) > Fraction(1, 500)]
             shifts = [new - old for new, old in pairs]
             most = max(shifts, key=abs, default=Fraction(0))
             if abs(most) > exact:
@@ -313,6 +316,17 @@ def _display_matrix(frame: Any) -> list[int] | None:
     return None if tuple(numbers) == _UPRIGHT else numbers
 
 
+def _made_upright(matrix: Sequence[int]) -> tuple[bool, Callable[[Tensor], Tensor]]:
+    """Return what a display matrix does to an image (3,H,W), to quarter turns, and whether it swaps the sides.
+
+    The matrix takes the place (x, y) of a pixel to (ax + cy, bx + dy).
+    """
+    a, b, _, c, d = matrix[:5]
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)
+    flipped = [side for side, sign in ((2, c if swapped else a), (1, b if swapped else d)) if sign < 0]
+    return swapped, lambda image: (image.transpose(1, 2) if swapped else image).flip(flipped)
+
+
 def _is_transparent(frame: Any) -> bool:
     if not any(component.is_alpha for component in frame.format.components):
         return False
@@ -330,6 +344,14 @@ def _holds(container: str, stream: Any) -> bool:
         except (ValueError, av.FFmpegError):
             return False
     return True
+
+
+def _tells_chapters(film: Any, stream: Any) -> bool:
+    """Return whether a stream is the text that QuickTime writes for the chapters, which FFmpeg tells of the file."""
+    name = getattr(stream.codec_context, "name", None) or getattr(stream, "name", None)
+    return (
+        stream.type == "data" and name == "bin_data" and "mp4" in film.format.name and bool(film.chapters())
+    )
 
 
 def options_of(container: str, video: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The enhancer inside ultralytics: what the detector sees, and what it teaches."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable
@@ -492,14 +493,16 @@ class TestVideo:
 
     @pytest.fixture
     def clip(self, dark: list[Pixels], tmp_path: Path) -> Path:
-        """Six frames of a photograph, in which a lamp blinks, 25 a second."""
+        return self.of_a_lamp(dark[0], tmp_path / "clip.mp4")
+
+    def of_a_lamp(self, photograph: Pixels, path: Path) -> Path:
+        """Write six frames of a photograph, in which a lamp blinks, 25 a second."""
         av = pytest.importorskip("av")
-        path = tmp_path / "clip.mp4"
         with av.open(str(path), "w") as file:
             video = file.add_stream("libx264", rate=25, options={"crf": "4"})
             video.width, video.height = WIDTH, HEIGHT
             for number in range(6):
-                pixels = dark[0].copy()
+                pixels = photograph.copy()
                 pixels[:12, :16] = 255 * (number % 2)
                 file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
             file.mux(video.encode(None))
@@ -523,6 +526,50 @@ class TestVideo:
         ]
         assert flicker[0] < flicker[1] / 3
 
+    def test_every_second_frame(self, enhance: GLAREEnhance, clip: Path) -> None:
+        """Of which each is as late as it was filmed."""
+        told = {"stream": True, "verbose": False, "vid_stride": 2}
+        frames = [bgr(result.orig_img) for result in detector().predict(clip, **told)]
+        yolo = detector()
+        put_in_front(yolo, enhance)
+        seen = [bgr(result.orig_img) for result in yolo.predict(clip, **told)]
+        rgb = torch.stack([torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames])
+        expected = with_all_cores(Steady(enhance))(rgb, [2 * number / 25 for number in range(len(frames))])
+        assert len(seen) == 3
+        for one, other in zip(seen, expected.permute(0, 2, 3, 1).numpy(), strict=True):
+            assert np.abs(one.astype(int) - other).max() <= 1
+
+    def test_cameras_have_each_their_own_means(
+        self, enhance: GLAREEnhance, clip: Path, dark: list[Pixels], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two streams of ultralytics', read from files, by a clock that ticks with the batches."""
+        other = self.of_a_lamp(dark[1], clip.with_name("other.mp4"))
+        sources = clip.with_name("cameras.streams")
+        sources.write_text(f"{clip}\n{other}\n", encoding="utf-8")
+        clock = itertools.count()
+        monkeypatch.setattr("detection.hooks.monotonic", lambda: next(clock) / 10)
+        night: list[tuple[list[str], list[Pixels]]] = []
+        yolo = detector()
+        yolo.add_callback(
+            "on_predict_batch_start",
+            lambda predictor: night.append(
+                (list(predictor.batch[0]), [i.copy() for i in predictor.batch[1]])
+            ),
+        )
+        put_in_front(yolo, enhance)
+        seen: dict[str, list[Pixels]] = {}
+        for result in yolo.predict(sources, stream=True, verbose=False, stream_buffer=True):
+            seen.setdefault(result.path, []).append(bgr(result.orig_img))
+        assert len(seen) == 2
+        assert len(night) > 2
+        for number, (path, images) in enumerate(seen.items()):
+            steady = with_all_cores(Steady(enhance))
+            for place, (image, (paths, loaded)) in enumerate(zip(images, night, strict=True)):
+                assert paths[number] == path
+                frame = torch.from_numpy(bgr(loaded[number]).copy()).permute(2, 0, 1)[None]
+                expected = steady(frame, [place / 10])[0].permute(1, 2, 0).numpy()
+                assert np.abs(image.astype(int) - expected).max() <= 1
+
     def test_tracks(self, enhance: GLAREEnhance, clip: Path, tmp_path: Path) -> None:
         """The example of docs/video.md, line by line, on a clip of this test and by the packaged detector."""
         pytest.importorskip("lap", reason="ultralytics assigns tracks with lap, which is not installed")
@@ -541,18 +588,21 @@ class TestVideo:
             ("GLAREEnhance()", "enhance"),
             ('"clip.mp4"', f'"{clip}"'),
             ("save=True", f"save=True, {here}"),
-            ("print(", "seen.append("),
+            ("print(result.boxes.id)", "seen.append(result)"),
         ):
             assert example.count(theirs) == 1
             example = example.replace(theirs, ours)
-        seen: list[Tensor | None] = []
+        seen: list[Any] = []
         exec(example, {"detector": detector, "enhance": enhance, "seen": seen})
         assert len(seen) == 6
-        ids = {int(number) for one in seen if one is not None for number in one}
-        assert ids
+        ids = [result.boxes.id for result in seen]
+        assert any(one is not None for one in ids)
         (saved,) = (tmp_path / "night").iterdir()
         with av.open(str(saved)) as annotated, av.open(str(clip)) as dark:
             shown = [frame.to_ndarray(format="rgb24") for frame in annotated.decode(video=0)]
             night = [frame.to_ndarray(format="rgb24") for frame in dark.decode(video=0)]
         assert [image.shape for image in shown] == [image.shape for image in night]
         assert np.mean(shown) > 1.5 * np.mean(night)
+        for image, result, number in zip(shown, seen, ids, strict=True):
+            drawn = np.abs(image.astype(int) - bgr(result.orig_img)).max(2) > 60
+            assert drawn.any() == (number is not None)  # boxes with their numbers, and else compression alone

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
+import skimage
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glare import GLARE, GLAREEnhance
 from glare.config import GLAREConfig
+from glare.data.degrade import LEVELS, degrade, generator_for
 from glare.layers import Norm, RunningMean
-from glare.steady import Steady
+from glare.steady import Steady, _is_cut, _small
 
 FPS = 25
 #: With every part that looks at the whole picture.
@@ -29,6 +32,14 @@ def scene(frames: int, height: int = 96, width: int = 160, seed: int = 0) -> Ten
     # The quarter that is looked at is the same in every frame: what changes there is tone alone.
     noise[..., height // 2 :, width // 2 :] = noise[:1, ..., height // 2 :, width // 2 :]
     return (colour + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def night(photograph: str, level: str, size: tuple[int, int], left: int = 0) -> Tensor:
+    """A frame (1,3,H,W) of a free photograph in the dark, from a column on."""
+    light = torch.from_numpy(getattr(skimage.data, photograph)()).movedim(-1, 0)[None].float() / 255
+    light = F.interpolate(light, (size[0], size[1] * 9 // 8), mode="area")[..., left : left + size[1]]
+    dark = degrade(light, exposure=LEVELS[level], generator=generator_for(photograph, str(left)))
+    return (255 * dark).round().byte()
 
 
 def with_lamp(frames: Tensor, lit: list[bool]) -> Tensor:
@@ -109,6 +120,24 @@ class TestSteady:
         frames = torch.cat((scene(3, 24, 32), scene(3, 24, 32, seed=1).flip(3).add(60)))
         result = Steady(enhance)(frames, times(frames))
         assert (result[3].int() - enhance(frames[3:4])[0].int()).abs().max() <= 1
+
+    @pytest.mark.parametrize("level", ["dark", "extreme"])
+    @pytest.mark.parametrize("size", [(96, 128), (720, 960)])
+    def test_a_cut_at_night_and_what_is_none(self, level: str, size: tuple[int, int]) -> None:
+        """From each of four photographs to each other one; and a lamp, a pan, another exposure of the same."""
+        nights = {name: night(name, level, size) for name in ("astronaut", "coffee", "chelsea", "rocket")}
+        for old, new in itertools.permutations(nights, 2):
+            assert _is_cut(_small(nights[old]), _small(nights[new])), (old, new)
+        for name, frame in nights.items():
+            for share in (0.02, 0.2, 0.3):
+                lit = frame.clone()
+                lit[..., : round(share * size[1])] = 230
+                assert not _is_cut(_small(frame), _small(lit)), (name, share)
+                assert not _is_cut(_small(lit), _small(frame)), (name, share)
+            assert not _is_cut(_small(frame), _small(night(name, level, size, left=size[1] // 40))), name
+            brighter = (1.5 * frame.float()).round().clamp(max=255).byte()
+            assert not _is_cut(_small(frame), _small(brighter)), name
+            assert _is_cut(_small(frame), _small((frame.int() + 100).clamp(max=255).byte())), name
 
     def test_in_pieces_as_in_one(self, enhance: GLAREEnhance) -> None:
         frames, steady = scene(4, 24, 32), Steady(enhance)

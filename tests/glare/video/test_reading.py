@@ -173,6 +173,22 @@ class TestDamage:
         assert ("of the 60 frames in its index are there" if suffix == ".mp4" else "of 2.00 s") in line
         assert 20 < len(stamps_of(tmp_path / "out.mp4")) < 40
 
+    def test_a_cut_flv(self, whole: Path, tmp_path: Path) -> None:
+        """At the end of a frame, so that no frame is damaged: the length in its head tells."""
+        path, cut = tmp_path / "whole.flv", tmp_path / "cut.flv"
+        with av.open(str(whole)) as source, av.open(str(path), "w") as file:
+            stream = file.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    file.mux(packet)
+        with av.open(str(path)) as file:
+            places = [packet.pos for packet in file.demux(video=0) if packet.size]
+        cut.write_bytes(path.read_bytes()[: places[30]])
+        (line,) = enhance_files(lambda pixels: pixels, [(cut, tmp_path / "out.mp4")])
+        assert "of 2.0" in line
+        assert 20 < len(stamps_of(tmp_path / "out.mp4")) <= 30
+
     def test_a_hole(self, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = bytearray(whole.read_bytes())
         data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from glare import GLAREEnhance
 from glare.batch import enhance_files
 from glare.cli import main
 from glare.steady import Steady
+from glare.video.reading import Reader
+from glare.video.writing import Writer
 from tests.clips import film
 
 av = pytest.importorskip("av")
@@ -108,6 +112,43 @@ class TestVideos:
         assert np.abs(means[0] - expected.numpy()).max() < 10  # compression, of the noise of a random network
         assert np.abs(means[1] - means[0])[0].max() < 1
         assert np.abs(means[1] - means[0])[1:].max() > 1
+
+    def test_the_command_steadies_unless_told(self, clip: Path, weights: Path, tmp_path: Path) -> None:
+        for name, flags in (("steady", []), ("alone", ["--no-steady"])):
+            target = tmp_path / f"{name}.mp4"
+            assert main(["enhance", str(clip), str(target), "--weights", str(weights), *flags]) == 0
+            expected = tmp_path / f"expected_{name}.mp4"
+            assert enhance_files(GLAREEnhance(weights), [(clip, expected)], steady=name == "steady") == []
+            assert target.read_bytes() == expected.read_bytes()
+        assert (tmp_path / "steady.mp4").read_bytes() != (tmp_path / "alone.mp4").read_bytes()
+
+    def test_reading_enhancing_and_writing_overlap(
+        self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each waits, within a frame, for what only the other one's next step tells."""
+        decoding, enhancing = [threading.Event() for _ in range(9)], [threading.Event() for _ in range(9)]
+        pixels_of, write = Reader._pixels, Writer.write
+        decoded, enhanced, written = itertools.count(), itertools.count(), itertools.count()
+
+        def decode(reader: Reader, frame: Any) -> Tensor:
+            decoding[next(decoded)].set()
+            return pixels_of(reader, frame)
+
+        def enhance(pixels: Tensor) -> Tensor:
+            number = next(enhanced)
+            enhancing[number].set()
+            assert number == 6 or decoding[number + 1].wait(20)
+            return pixels
+
+        def store(writer: Writer, chunk: Any, pixels: Tensor) -> None:
+            number = next(written)
+            assert number >= 6 or enhancing[number + 1].wait(20)
+            write(writer, chunk, pixels)
+
+        monkeypatch.setattr(Reader, "_pixels", decode)
+        monkeypatch.setattr(Writer, "write", store)
+        assert enhance_files(enhance, [(clip, tmp_path / "day.mp4")]) == []
+        assert len(read_clip(tmp_path / "day.mp4")["frames"]) == 7
 
     def test_resume(self, clip: Path, tmp_path: Path) -> None:
         target, calls = tmp_path / "out.mp4", []
