@@ -37,11 +37,13 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     told = capsys.readouterr().out
     tables = [
         {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in table.splitlines()[2:])}
-        for table in told.split("| PSNR")
+        for table in told.split("\n\n")
     ]
     assert list(tables[0]) == [*FORMS, "decoding and encoding alone"]
     assert float(tables[0]["single frames"][-1]) == 1
     assert all(float(cell) > 0 for cells in tables[0].values() for cell in cells)
-    full, half, loss, pairs = map(float, tables[1]["plain"])
+    assert list(tables[1]) == ["steadied", "half the size, steadied"]
+    assert all(float(cell) > 0 for cells in tables[1].values() for cell in cells)
+    full, half, loss, pairs = map(float, tables[2]["plain"])
     assert pairs == 1
     assert full - half == pytest.approx(loss, abs=0.011)
