@@ -117,11 +117,15 @@ def whole(frames: Tensor) -> pd.DataFrame:
         for name, scale in (("steadied", 1.0), ("half the size, steadied", 0.5)):
             call = Steady(GLAREEnhance(device="cpu", scale=scale))
             call(frames[:1], [0.0])
-            alone = spent(
-                lambda call=call: [call(f, [n / FPS]) for n, f in enumerate(torch.split(frames, 1))]
-            )  # type: ignore[misc]
-            file = spent(lambda call=call: enhance_video(call, source, target, "mp4", quiet=True))  # type: ignore[misc]
-            seconds = np.array([alone[1], file[1]]) / len(frames)
+
+            def alone(call: Steady = call) -> None:
+                for number, frame in enumerate(torch.split(frames, 1)):
+                    call(frame, [number / FPS])
+
+            def file(call: Steady = call) -> None:
+                enhance_video(call, source, target, "mp4", quiet=True)
+
+            seconds = np.array([spent(alone)[1], spent(file)[1]]) / len(frames)
             table.append(
                 {
                     "a file": name,
