@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glare.video.colour import FULL, LIMITED, bits_of, exact_scaling, matrix_of, matrix_of_size, range_of
-from glare.video.reading import Chunk, Reader, import_av, opened, rate_of
+from glare.video.reading import Chunk, Reader, Report, import_av, opened, rate_of
 
 #: Suffixes that can be written, and FFmpeg's names of the containers.
 CONTAINERS = {
@@ -283,8 +283,9 @@ def _grid(source: Path, video: Any) -> Fraction:
     with opened(source) as film:
         stamps = sorted(
             (packet.dts if packet.pts is None else packet.pts) * packet.time_base
-            for packet in film.demux(film.streams[video.index])
-            if packet.size and (packet.pts is not None or packet.dts is not None)
+            for packet in Reader(film, film.streams[video.index], 1, Report()).packets()
+            if packet.stream.index == video.index and not (packet.pts is None and packet.dts is None)
+            if packet.size
         )
     rates = [
         Fraction(video.base_rate or rate_of(video)),

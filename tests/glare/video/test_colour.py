@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from glare import GLARE, GLAREEnhance
 from glare.batch import enhance_files
+from glare.steady import Steady
 from tests.clips import CONTAINERS, FULL, LIMITED, as_rgb, colour, film, first_frame, matrix_of, through
 
 av = pytest.importorskip("av")
@@ -174,6 +176,33 @@ class TestPicture:
         assert frame.format.components[0].bits == 10
         luma = np.frombuffer(frame.planes[0], np.uint16).reshape(32, -1)[:, :48]
         assert np.abs(luma.astype(int) - 301).max() <= 1  # of 1024 levels
+
+    def test_ten_bits_go_through_the_network(self, model: GLARE, tmp_path: Path) -> None:
+        source = film(
+            tmp_path / "in.mkv", pix_fmt="yuv420p10le", planes=(301, 513, 511), tags={"colorspace": 1}
+        )
+        enhance = GLAREEnhance(model)
+        assert enhance_files(enhance, [(source, tmp_path / "day.mkv")]) == []
+        with av.open(str(source)) as file:
+            frames = [frame.to_ndarray(format="gbrpf32le") for frame in file.decode(video=0)]
+        low = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+        expected = Steady(enhance)(low, [number / 30 for number in range(len(low))]).mean((2, 3))
+        with av.open(str(tmp_path / "day.mkv")) as file:
+            found = [frame.to_ndarray(format="gbrpf32le").mean((0, 1)) for frame in file.decode(video=0)]
+        assert (
+            np.abs(np.stack(found) - expected.numpy()).max() < 0.05
+        )  # compression, of what a random network makes
+
+    def test_interlaced_frames_are_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        source = film(
+            tmp_path / "in.mpg",
+            codec="mpeg2video",
+            rate=25,
+            base=Fraction(1, 25),
+            stamps=range(8),
+            options={"flags": "+ilme+ildct"},
+        )
+        assert "interlaced frames are stored as whole ones" in through(source, tmp_path / "out.mov", capsys)
 
     @pytest.mark.parametrize("name", ["avi", "webm"])
     def test_ten_bits_that_a_container_cannot_hold(self, name: str, tmp_path: Path) -> None:

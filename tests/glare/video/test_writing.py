@@ -147,6 +147,25 @@ class TestTime:
         assert told == ["the last frame is shown for 8.333 ms, not for 33.33 ms"]  # a tick of 120 a second
         assert stamps_of(tmp_path / "out.avi") == stamps_of(source)
 
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("a pause", []),
+            ("jitter", ["frames moved by up to -0.1889 ms"]),
+            (
+                "a burst",
+                ["frames moved by up to +8.311 ms", "the last frame is shown for 4.167 ms, not for 33.33 ms"],
+            ),
+            ("a late start", ["frames moved by up to -1400 ms"]),
+        ],
+    )
+    def test_an_avi_has_a_fixed_rate(
+        self, name: str, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = film(tmp_path / "in.mp4", stamps=TIMES[name])
+        assert through(source, tmp_path / "out.avi", capsys) == told
+        assert len(stamps_of(tmp_path / "out.avi")) == len(TIMES[name])
+
     @pytest.mark.parametrize("suffix", CONTAINERS)
     def test_late_sound(self, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         webm = suffix == ".webm"
@@ -333,6 +352,26 @@ class TestTracks:
                 file.mux(stream.encode(filled((48, 32), "yuv420p", (90, 120, 140))))
                 file.mux(stream.encode(None))
         assert through(source, tmp_path / "out.mp4", capsys) == ["left out: stream 1 (video, h264)"]
+
+    def test_attachments_and_data_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        source = tmp_path / "in.mkv"
+        with av.open(str(source), "w") as file:
+            video = file.add_stream("libx264", rate=30, width=48, height=32)
+            file.add_attachment("night.ttf", "font/ttf", bytes(range(64)))
+            file.mux(video.encode(filled((48, 32), "yuv420p", (90, 120, 140))))
+            file.mux(video.encode(None))
+        (line,) = through(source, tmp_path / "out.mkv", capsys)
+        assert line.startswith("left out: stream 1 (attachment, ")
+        source = tmp_path / "in.ts"
+        with av.open(str(source), "w") as file:
+            video, data = file.add_stream("libx264", rate=30, width=48, height=32), file.add_data_stream()
+            file.mux(video.encode(filled((48, 32), "yuv420p", (90, 120, 140))))
+            file.mux(video.encode(None))
+            packet = av.Packet(bytes(range(64)))
+            packet.pts = packet.dts = 0
+            packet.time_base, packet.stream = Fraction(1, 90000), data
+            file.mux(packet)
+        assert through(source, tmp_path / "out.mov", capsys) == ["left out: stream 1 (data, bin_data)"]
 
     def test_chapters(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = tmp_path / "in.mkv"
