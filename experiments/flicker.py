@@ -8,8 +8,9 @@ changes at a place; in ``grain`` it is drawn anew in each frame, as by a sensor.
 
 The level is the mean of the half without the lamp, in levels of 255, less what it changes in good light. The warped
 error is the mean distance between a frame and the one before it, carried along the optical flow (OpenCV's DIS, between
-the frames in good light), over the same half. PSNR is of that half against good light, brightness aside (GT-mean),
-since one dark frame does not tell the brightness of the scene.
+the frames in good light), over the same half. Of it, grain that is drawn anew is a part, which no tone removes: that
+is what frames have whose statistics stay those of the first one (``of one tone``). PSNR is of that half against good
+light, plain and brightness aside (GT-mean), since one dark frame does not tell the brightness of the scene.
 """
 
 from __future__ import annotations
@@ -98,10 +99,11 @@ def measure(enhance: GLAREEnhance, frames: int) -> tuple[pd.DataFrame, dict[str,
     rows, levels = [], {}
     for name, anew in (("tone", False), ("grain", True)):
         dark, light = clip(frames, anew=anew)
-        steady = Steady(enhance)
+        steady, fixed = Steady(enhance), Steady(enhance, seconds=1e9)
         forms: dict[str, Callable[[int], Tensor]] = {
             "single frames": lambda n, dark=dark: enhance(dark[n : n + 1]),  # type: ignore[misc]
             "steadied": lambda n, dark=dark, steady=steady: steady(dark[n : n + 1], [n / FPS]),  # type: ignore[misc]
+            "of one tone": lambda n, dark=dark, fixed=fixed: fixed(dark[n : n + 1], [n / FPS]),  # type: ignore[misc]
         }
         made: dict[str, list[Tensor]] = {form: [] for form in forms}
         spent = dict.fromkeys(forms, 0.0)
@@ -121,6 +123,7 @@ def measure(enhance: GLAREEnhance, frames: int) -> tuple[pd.DataFrame, dict[str,
                     "frames": form,
                     "change of level": np.abs(np.diff(levels[name][form]) - day).mean(),
                     "warped error": warped_error(all_of, light),
+                    "PSNR": float(psnr(unit, reference).mean()),
                     "PSNR GT-mean": float(psnr(gt_mean(unit, reference), reference).mean()),
                     "times the time": spent[form] / spent["single frames"],
                 }
@@ -132,7 +135,8 @@ def chart(levels: dict[str, dict[str, Pixels]], path: Path) -> None:
     """Draw the levels of both clips over time."""
     figure, axes = plt.subplots(1, len(levels), figsize=(9, 2.6), sharey=True, layout="constrained")
     for axis, (name, forms) in zip(axes, levels.items(), strict=True):
-        for form, values in forms.items():
+        for form in ("single frames", "steadied"):
+            values = forms[form]
             axis.plot(np.arange(len(values)) / FPS, values, label=form)
         axis.set(title=name, xlabel="seconds")
     axes[0].set_ylabel("level of the unlit half")

@@ -98,6 +98,17 @@ class TestFlicker:
         sharp = difference - F.avg_pool2d(difference, 9, 1, 4, count_include_pad=False)
         assert float(sharp.square().mean().sqrt()) < 1.0  # of 255 levels
 
+    def test_where_a_bright_thing_was_nothing_is_left_of_it(self, enhance: GLAREEnhance) -> None:
+        """A white square crosses the picture; then its way looks as it does without it, but for the tone."""
+        frames = scene(7, 64, 96)
+        crossed = frames.clone()
+        for number in range(5):
+            crossed[number, :, 24:36, 16 * number : 16 * number + 12] = 255
+        without, result = (Steady(enhance)(clip, times(clip))[-1].float() for clip in (frames, crossed))
+        difference = result - without
+        tone = difference[:, 48:].mean()  # below its way
+        assert (difference[:, 24:36] - tone).mean().abs() < 1.0  # of 255 levels
+
 
 class TestSteady:
     """With a network of any weights."""
