@@ -102,7 +102,9 @@ class _Network(nn.Module):
 
     def __init__(self, model: GLARE, fidelity: float, half: bool) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).cpu().float().requires_grad_(False).eval()
+        # Weights in the order of channels_last stop ExecuTorch's own passes.
+        self.model = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
+        self.model.requires_grad_(False).eval()
         self.inverse = _FlowInverse(self.model.flow)
         self.fidelity = fidelity
         self.in_half = half
