@@ -91,7 +91,7 @@ def enhance_video(
             except av.FFmpegError as error:
                 raise ValueError(f"its copy cannot be written: {error.strerror}") from error
         reader.count()
-    report.notes += writer.moved(target)
+    report.notes += writer.changes(target)
     return report
 
 

@@ -40,6 +40,30 @@ _TRANSFERS_OF_HDR = {16: "PQ", 18: "HLG"}  # by ITU-T H.273
 _UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 # Tags of a file that describe how the file was written.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+# Languages that FFmpeg writes into QuickTime's container in the other spelling of ISO 639-2 alone.
+_IN_QUICKTIME = {
+    "bod": "tib",
+    "cym": "wel",
+    "cze": "ces",
+    "deu": "ger",
+    "ell": "gre",
+    "eus": "baq",
+    "fas": "per",
+    "fre": "fra",
+    "hye": "arm",
+    "isl": "ice",
+    "kat": "geo",
+    "mkd": "mac",
+    "msa": "may",
+    "mya": "bur",
+    "nld": "dut",
+    "rum": "ron",
+    "slo": "slk",
+    "sqi": "alb",
+    "zho": "chi",
+}
+# Matroska and WebM count in milliseconds; what that moves, in seconds, is not worth a line for every clip.
+_ROUNDING = Fraction(1, 2000)
 # Containers with lists of what of a track is shown.
 _WITH_EDITS = {"mov", "mp4"}
 
@@ -58,6 +82,7 @@ class Writer:
         self.start = 0
         # Times that each stream of the copy should have, in seconds.
         self.wanted: dict[int, list[Fraction]] = {}
+        self.languages: dict[int, str] = {}
         self._refuse()
         rate, self.base = rate_of(video), video.time_base
         if self.avi:  # AVI knows no time but the number of a frame
@@ -67,7 +92,7 @@ class Writer:
         self.upright: Callable[[Tensor], Tensor] = lambda image: image
         self._describe()
         self.stream.disposition = video.disposition
-        _keep_names(self.stream, video)
+        self._keep_names(self.stream, video)
         report.notes += self._notes(first)
         self.copies = {}
         for stream in film.streams:
@@ -168,8 +193,18 @@ class Writer:
             return None
         copied = self.copy.add_stream_from_template(stream, opaque=True)
         copied.disposition = stream.disposition
-        _keep_names(copied, stream)
+        self._keep_names(copied, stream)
         return copied
+
+    def _keep_names(self, copied: Any, stream: Any) -> None:
+        # FFmpeg reads the title that it writes into MP4 and MOV as `name`.
+        names = {"name": "title", "language": "language", "title": "title", "handler_name": "handler_name"}
+        kept = {names[key]: value for key, value in stream.metadata.items() if key in names}
+        if (language := kept.get("language", "und")) != "und":
+            self.languages[copied.index] = language
+            if self.copy.format.name == "mov":
+                kept["language"] = _IN_QUICKTIME.get(language, language)
+        copied.metadata.update(kept)
 
     def write(self, chunk: Chunk, pixels: Tensor) -> None:
         """Write a chunk with ``pixels`` in place of its frames."""
@@ -235,16 +270,21 @@ class Writer:
         """Write the packets that the encoder still holds."""
         self._mux(self.stream.encode(None))
         if self.copy.format.name in _WITH_EDITS:
-            # A track lasts from the decoding of the first frame to that of the last, and as long as the last is shown.
-            length = self.video.duration or self.length
-            self.held.duration = max(length - (self.held.dts - self.start), self.held.duration)
+            # A track lasts from the decoding of the first frame to that of the last, and as long as the last is shown,
+            # but no longer than its frames are shown. The index of a cut file tells of frames that are not there.
+            length = (not self.reader.missing() and self.video.duration) or self.length
+            rest = length - (self.held.dts - self.start)
+            if self.held.pts == self.stamps[-1]:
+                rest = max(rest, length - (self.held.pts - self.stamps[0]))
+            self.held.duration = rest if rest > 0 else self.held.duration
         self.copy.mux(self.held)
 
-    def moved(self, target: Path) -> list[str]:
-        """Read the written file, and return a line on each stream that moved in time."""
+    def changes(self, target: Path) -> list[str]:
+        """Read the written file, and return a line on each stream that moved in time or lost its language."""
         found: dict[int, list[Fraction]] = {index: [] for index in self.wanted}
         with opened(target) as film:
             kinds = [stream.type for stream in film.streams]
+            spoken = {stream.index for stream in film.streams if "language" in stream.metadata}
             for packet in film.demux():
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if packet.size and stamp is not None:
@@ -254,23 +294,27 @@ class Writer:
             if not wanted:
                 continue
             if index == self.stream.index:
-                name, exact = "frames", Fraction(1, 10**6)
+                name = "frames"
                 pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
             else:
-                # The clock of sound ticks with its samples. Packets may be cut otherwise; then the first ones compare.
-                name, exact = f"stream {index} ({kinds[index]})", Fraction(1, 8000)
+                # Packets may be cut otherwise; then the first ones compare.
+                name = f"stream {index} ({kinds[index]})"
                 pairs = list(zip(sorted(found[index]), sorted(wanted), strict=False))
                 later = pairs[1:] if len(found[index]) == len(wanted) else []
                 # A container that counts in milliseconds rounds all of them.
                 pairs = pairs[:1] + [pair for pair in later if abs(pair[0] - pair[1]) > Fraction(1, 500)]
             shifts = [new - old for new, old in pairs]
             most = max(shifts, key=abs, default=Fraction(0))
-            if abs(most) > exact:
+            if abs(most) > _ROUNDING:
                 lines.append(f"{name} moved by up to {1000 * float(most):+.4g} ms")
         lasts = self.length - (self.stamps[-1] - self.stamps[0])
         if self.avi and lasts > 1:
             tick = 1000 * float(self.base)
             lines.append(f"the last frame is shown for {tick:.4g} ms, not for {tick * lasts:.4g} ms")
+        for index in sorted(self.languages.keys() - spoken):
+            lines.append(
+                f"the language ({self.languages[index]}) of stream {index} ({kinds[index]}) is left out"
+            )
         return lines
 
 
@@ -363,9 +407,3 @@ def options_of(container: str, video: Any) -> dict[str, str]:
     if container == "avi":  # not move all frames on where sound begins before them
         return {"avoid_negative_ts": "disabled"}
     return {}
-
-
-def _keep_names(copied: Any, stream: Any) -> None:
-    # FFmpeg reads the title that it writes into MP4 and MOV as `name`.
-    names = {"name": "title", "language": "language", "title": "title", "handler_name": "handler_name"}
-    copied.metadata.update({names[key]: value for key, value in stream.metadata.items() if key in names})

@@ -60,7 +60,7 @@ class TestInputs:
             rate=25,
             stamps=range(10),
             options=options,
-            sound=[(sound, 0.0, "eng")] if sound else [],
+            sound=[(sound, 0.0, "und")] if sound else [],
             form={".mts": "mpegts", ".ogv": "ogg"}.get(suffix),
         )
         jobs = find_jobs([str(source.parent)], tmp_path / "day")
@@ -167,11 +167,15 @@ class TestDamage:
         through(whole, path, capsys)
         if suffix == ".mp4":
             path = with_its_index_in_front(path)
-        cut = tmp_path / f"cut{suffix}"
-        cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        (line,) = enhance_files(lambda pixels: pixels, [(cut, tmp_path / "out.mp4")])
-        assert ("of the 60 frames in its index are there" if suffix == ".mp4" else "of 2.00 s") in line
-        assert 20 < len(stamps_of(tmp_path / "out.mp4")) < 40
+        data, cut = path.read_bytes(), tmp_path / f"cut{suffix}"
+        for share in (0.45, 0.5, 0.55, 0.6):
+            cut.write_bytes(data[: int(share * len(data))])
+            (line,) = enhance_files(lambda pixels: pixels, [(cut, tmp_path / "out.mp4")])
+            assert ("of the 60 frames in its index are there" if suffix == ".mp4" else "of 2.00 s") in line
+            frames = len(stamps_of(tmp_path / "out.mp4"))
+            assert 20 < frames < 40
+            with av.open(str(tmp_path / "out.mp4")) as file:  # not as long as the index of the cut file says
+                assert file.duration / 1e6 == pytest.approx(frames / 30, abs=0.002)
 
     def test_a_cut_flv(self, whole: Path, tmp_path: Path) -> None:
         """At the end of a frame, so that no frame is damaged: the length in its head tells."""
