@@ -68,7 +68,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
     Raises:
         FileNotFoundError: if an input is not there, or a pattern fits nothing.
         ValueError: if a folder holds nothing to enhance, ``output`` is an input, has a suffix that cannot be
-            written or, for more than one file, that of one, or two files would become the same.
+            written or, for more than one file, that of one, or lies below a file, or two files would become the same.
     """
     if len(inputs) == 1 and Path(inputs[0]).is_file():
         source = Path(inputs[0])
@@ -87,6 +87,7 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
             )
         if target.exists() and target.samefile(source):
             raise ValueError(f"Expected OUT to be another file than IN but both are {source}.")
+        _check_folder(target.parent)
         return [(source, target)]
     jobs: dict[Path, Path] = {}
     for name in inputs:
@@ -94,12 +95,24 @@ def find_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         for source in files:
             target = output / written_as(source).relative_to(root)
             if jobs.setdefault(target, source) != source:
-                raise ValueError(f"Both {jobs[target]} and {source} would become {target}.")
+                raise ValueError(
+                    f"Both {jobs[target]} and {source} would become {target}: rename one of them."
+                )
             if target.exists() and target.samefile(source):
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
     if output.suffix.lower() in WRITTEN_SUFFIXES | CONTAINERS.keys() and not output.is_dir():
         raise ValueError(f"Expected OUT to be a folder, as IN is more than one file, but got {output}.")
+    _check_folder(output)
     return [(source, target) for target, source in jobs.items()]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise a ValueError where a folder cannot be made, because a file has its name or that of one above it."""
+    for part in (folder, *folder.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise ValueError(f"Expected OUT to be or to lie in a folder but {part} is a file.")
+            return
 
 
 def written_as(source: Path) -> Path:

@@ -72,7 +72,7 @@ def find_url_jobs(inputs: Sequence[str], output: str) -> list[UrlJob]:
             if source == url:
                 raise ValueError(f"Expected OUT to be another folder than IN but {source} lies in both.")
             if jobs.setdefault(url, source) != source:
-                raise ValueError(f"Both {jobs[url]} and {source} would become {url}.")
+                raise ValueError(f"Both {jobs[url]} and {source} would become {url}: rename one of them.")
     return [(source, url) for url, source in jobs.items()]
 
 

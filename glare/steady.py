@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 import torch.nn.functional as F
@@ -68,12 +68,22 @@ class Steady:
         """Enhance the next frames, one by one.
 
         Args:
-            frames: (N,3,H,W), uint8 or float in [0,1].
-            times: the times at which the frames are shown, in seconds.
+            frames: (N,3,H,W) in RGB, uint8 or float in [0,1]; of a camera that is live, one frame at a time.
+            times: the times at which the frames are shown, in seconds, by any clock: N numbers.
 
         Returns:
             (N,3,H,W), of the type that `GLAREEnhance` returns, without gradient.
+
+        Raises:
+            ValueError: if ``frames`` is no tensor of that shape, or there are not as many times as frames.
         """
+        if not (isinstance(frames, Tensor) and frames.ndim == 4):
+            got = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+            raise ValueError(f"Expected argument `frames` to be a tensor of shape (N,3,H,W) but got {got}.")
+        if not isinstance(times, Sized) or len(times) != len(frames):
+            raise ValueError(
+                f"Expected argument `times` to hold a time for each of {len(frames)} frames but got {times}."
+            )
         return torch.cat(
             [self._next(frame, time) for frame, time in zip(torch.split(frames, 1), times, strict=True)]
         )

@@ -74,6 +74,8 @@ class TestJobs:
             ([a], Path(a), "another file than IN"),
             ([a, str(night / "b.png")], out / "c.png", r"folder.*c\.png"),
             ([str(night)], out / "c.png", r"folder.*c\.png"),
+            ([a], night / "b.png" / "c.png", r"lie in a folder but .*b\.png is a file"),
+            ([str(night)], night / "b.png" / "day", r"lie in a folder but .*b\.png is a file"),
             ([str(night / "clip.mp4")], out / "clip.png", r"end in one of \.avi.*clip\.png"),
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import skimage
 import torch
@@ -183,6 +187,42 @@ class TestSteady:
     def test_seconds_are_positive(self, enhance: GLAREEnhance) -> None:
         with pytest.raises(ValueError, match="`seconds` to be positive but got 0"):
             Steady(enhance, 0.0)
+
+    def test_the_loop_of_the_documentation(
+        self, enhance: GLAREEnhance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The example of docs/video.md, line by line, with a file for the camera and no window."""
+        cv2 = pytest.importorskip("cv2")
+        pytest.importorskip("av")
+        from tests.clips import film
+
+        clip = film(tmp_path / "clip.mkv", codec="ffv1", pix_fmt="yuv420p", planes=(40, 120, 140))
+        page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+        (example,) = re.findall(r"```python\n([^`]*Steady\(GLAREEnhance[^`]*)```", page)
+        for theirs, ours in (("Steady(GLAREEnhance())", "Steady(enhance)"), ("(0)", f'("{clip}")')):
+            assert example.count(theirs) == 1
+            example = example.replace(theirs, ours)
+        shown: list[Any] = []
+        monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
+        monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+        exec(example, {"enhance": enhance})
+        assert len(shown) == 8
+        camera = cv2.VideoCapture(str(clip))
+        expected = enhance(torch.from_numpy(camera.read()[1][..., ::-1].copy()).permute(2, 0, 1))
+        assert np.array_equal(shown[0][..., ::-1], expected.permute(1, 2, 0).numpy())
+
+    @pytest.mark.parametrize(
+        ("frames", "times", "message"),
+        [
+            (np.zeros((1, 3, 8, 8)), [0.0], "`frames` to be a tensor of shape .* but got ndarray"),
+            (torch.zeros(3, 8, 8), [0.0], r"`frames` to be a tensor of shape .* but got \(3, 8, 8\)"),
+            (torch.zeros(1, 3, 8, 8), 0.0, "`times` to hold a time for each of 1 frames but got 0.0"),
+            (torch.zeros(2, 3, 8, 8), [0.0], r"`times` to hold a time for each of 2 frames but got \[0.0\]"),
+        ],
+    )
+    def test_mistakes(self, frames: Any, times: Any, message: str, enhance: GLAREEnhance) -> None:
+        with pytest.raises(ValueError, match=message):
+            Steady(enhance)(frames, times)
 
 
 @torch.no_grad()
