@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # swscale 9 (FFmpeg 8.1, in PyAV 18.1.0): yuv420p10le -> rgb48le with SWS_BILINEAR | SWS_FULL_CHR_H_INT gives a frame of
 # one colour other values in every row but the first, some of them 0. Without the flag, with SWS_BICUBIC beside it, or to
-# gbrp16le, all rows are right. Hence glare/video.py reads deep frames as gbrpf32le.
+# gbrp16le, all rows are right. Hence glare/video/reading.py reads deep frames as gbrpf32le.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
