@@ -6,7 +6,6 @@ The page is Gradio's. Nothing of it comes from elsewhere or goes there: it is se
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -58,6 +57,7 @@ _HEAD = """# See at night, and let detectors see
 Drop a dark photograph, take one, or click an example; then drag the line across the picture. Files stay on the machine
 that serves this page and are removed after ten minutes. The weights are for research and non-commercial use."""
 _KNOB = "0: as GLARE knows daylight, 2: as the camera saw it"
+_CSS = "#table :is(td, th) { padding: 0.4em 0.6em; overflow-wrap: normal; word-break: normal }"
 _REDUCED = "\n\nOf {}×{} pixels, reduced to {}×{} for this page."
 
 
@@ -132,10 +132,10 @@ def page(enhance: GLAREEnhance, find: Detector, examples: Sequence[Path]) -> gr.
             return None, ""
         try:
             before, size = read_photograph(upload["path"])
+            enhance.fidelity = float(fidelity)  # of a program it may be anything
+            after, cost = timed(lambda: enhance(before))
         except ValueError as error:
             return None, f"**{error}**"
-        enhance.fidelity = fidelity
-        after, cost = timed(lambda: enhance(before))
         (found, looked), (found_after, looked_after) = look(before), look(after)
         table = _table(
             [("before", found, looked, "–"), ("after", found_after, looked_after, f"{cost.ms:.0f} ms")],
@@ -189,30 +189,28 @@ def served(blocks: gr.Blocks) -> FastAPI:
         run_history=False,
         ssr_mode=False,
         max_file_size=MAX_BYTES,
+        css=_CSS,
         theme=gr.themes.Default(font="system-ui", font_mono="ui-monospace"),  # no font is fetched
     )
     return app
 
 
-def serve(weights: str, detector_name: str, host: str, port: int, device: str) -> None:
+def serve(weights: str, detector_name: str, listening: socket.socket, device: str) -> None:
     """Serve the page until the process is told to stop.
 
     Args:
         weights: whatever `GLAREEnhance` takes.
         detector_name: whatever `detection.detectors.detector` takes.
-        host: the address to listen on.
-        port: the port, 0 for any that is free.
+        listening: a socket that listens on an address and a port.
         device: where both compute.
 
     Raises:
-        OSError: if the port is taken, or the address is none of this machine's.
-        ValueError: if there is no such port, or the weights or the detector are not what they should be.
+        ValueError: if the weights or the detector are not what they should be.
     """
-    with _listen(host, port) as listening, TemporaryDirectory(prefix="glare-demo-") as folder:
+    with TemporaryDirectory(prefix="glare-demo-") as folder:
         # Uvicorn ends itself by the signal that it was sent; the folder is to be removed before.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         os.environ["GRADIO_TEMP_DIR"] = folder
-        print("Loading the weights and the detector ...", file=sys.stderr, flush=True)
         examples = Path(folder, "examples")
         examples.mkdir()
         enhance, find = GLAREEnhance(weights, device=device), detector(detector_name, device=device)
@@ -220,20 +218,10 @@ def serve(weights: str, detector_name: str, host: str, port: int, device: str) -
         find([enhance(blank)])  # what is wrong with either is told now, and the first picture does not wait
         blocks = page(enhance, find, write_examples(examples))
         config = uvicorn.Config(served(blocks), log_level="warning", timeout_graceful_shutdown=1)
+        host, port = listening.getsockname()[:2]
         at = f"[{host}]" if ":" in host else host
-        print(f"GLARE is at http://{at}:{listening.getsockname()[1]}/ until you press Ctrl+C.", flush=True)
+        print(f"GLARE is at http://{at}:{port}/ until you press Ctrl+C.", flush=True)
         server = uvicorn.Server(config)
         # Pages that are still open when the server is told to stop are cut off, which is no error to tell of.
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         server.run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OverflowError as error:
-        raise ValueError(f"Expected argument `port` to be in [0, 65535] but got {port}.") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(f"port {port} of {host} is taken: choose another one with --port.") from error
-        raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}.") from error

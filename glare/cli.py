@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -178,9 +180,22 @@ def run_enhance(args: argparse.Namespace) -> int:
 
 def run_demo(args: argparse.Namespace) -> int:
     """Serve the page until the process is told to stop."""
-    # By name: the page shows a detector, so it is on the detector side, of which nothing here knows.
-    import_module("detection.demo").serve(args.weights, args.detector, args.host, args.port, args.device)
+    with _listen(args.host, args.port) as listening:  # before all that takes long to load
+        print("Loading the page, the weights and the detector ...", file=sys.stderr, flush=True)
+        # By name: the page shows a detector, so it is on the detector side, of which nothing here knows.
+        import_module("detection.demo").serve(args.weights, args.detector, listening, args.device)
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OverflowError as error:
+        raise ValueError(f"Expected argument `port` to be in [0, 65535] but got {port}.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port {port} of {host} is taken: choose another one with --port.") from error
+        raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}.") from error
 
 
 def run_convert(args: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def find_url_jobs(inputs: Sequence[str], output: str) -> list[UrlJob]:
 
 def _open(url: str) -> tuple[Any, str]:
     """Return fsspec's file system of a URL or path, and the name in it."""
-    import fsspec
+    import fsspec.implementations.memory
 
     if url.startswith(("http://", "https://")):
         raise ValueError(f"Expected a folder or a bucket but got {url}: the web lists no files.")
@@ -86,6 +86,10 @@ def _open(url: str) -> tuple[Any, str]:
         store, name = fsspec.core.url_to_fs(url)
     except ValueError as error:  # an unknown protocol
         raise ValueError(f"Expected a folder or a URL that fsspec reads but got {url}: {error}") from error
+    if isinstance(store, fsspec.implementations.memory.MemoryFileSystem):
+        raise ValueError(
+            f"Expected a store that all workers share but got {url}: each has a memory of its own."
+        )
     return store, str(name)
 
 

@@ -1,6 +1,7 @@
 """experiments/space/ says what Hugging Face's Spaces ask for, and agrees with the package."""
 
 import re
+import socket
 import tomllib
 from pathlib import Path
 
@@ -32,9 +33,16 @@ def test_it_lets_others_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Space is reached through its port 7860 from outside."""
     from detection import demo
 
-    asked = {}
-    monkeypatch.setattr(demo, "serve", lambda *arguments: asked.update(enumerate(arguments)))
+    asked: list[tuple[str, int]] = []
+
+    def listen(address: tuple[str, int], **how: object) -> socket.socket:
+        asked.append(address)
+        return create_server(("127.0.0.1", 0))
+
+    create_server = socket.create_server
+    monkeypatch.setattr(socket, "create_server", listen)
+    monkeypatch.setattr(demo, "serve", lambda *arguments: None)
     with pytest.raises(SystemExit) as ended:
         exec(compile((SPACE / "app.py").read_text(encoding="utf-8"), "app.py", "exec"), {})
     assert ended.value.code == 0
-    assert (asked[2], asked[3]) == ("0.0.0.0", 7860)
+    assert asked == [("0.0.0.0", 7860)]

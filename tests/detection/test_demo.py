@@ -119,10 +119,8 @@ class TestCommand:
         monkeypatch.setitem(sys.modules, "gradio", None)
         monkeypatch.delitem(sys.modules, "detection.demo")
         assert main(["demo"]) == 1
-        assert (
-            capsys.readouterr().err
-            == "glare demo: glare demo needs gradio: pip install 'glare-torch[demo]'.\n"
-        )
+        told = "glare demo: glare demo needs gradio: pip install 'glare-torch[demo]'.\n"
+        assert capsys.readouterr().err.endswith(told)
 
 
 # Runs the command, and stops whatever it would reach outside of this machine.
@@ -309,7 +307,7 @@ class Visitor:
     def upload(self, file: Path) -> httpx.Response:
         return self._api.post("/upload", files={"files": (file.name, file.read_bytes())})
 
-    def show(self, path: str, fidelity: float = 1.0) -> tuple[str, Any]:
+    def show(self, path: str, fidelity: Any = 1.0) -> tuple[str, Any]:
         """The kind of the answer, ``complete`` or ``error``, and its content."""
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         call = self._api.post("/call/show", json={"data": [image, fidelity]}).json()["event_id"]
@@ -386,6 +384,17 @@ class TestUsers:
             assert answer.status_code == 413
             assert "1000 bytes" in answer.text
         assert not [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+
+    @pytest.mark.parametrize(
+        ("fidelity", "told"), [(5, "[0, 2] but got 5"), ("nan", "[0, 2] but got nan"), ("much", "'much'")]
+    )
+    def test_a_fidelity_that_the_knob_does_not_have(self, fidelity: Any, told: str, tmp_path: Path) -> None:
+        with running(tmp_path / "kept") as url:
+            visitor = Visitor(url)
+            (path,) = visitor.upload(night(tmp_path / "mine.png")).json()
+            kind, (pictures, line) = visitor.show(path, fidelity)
+        assert (kind, pictures) == ("complete", None)
+        assert told in line
 
     def test_a_file_that_was_not_uploaded(self, tmp_path: Path) -> None:
         secret = night(tmp_path / "secret.png")

@@ -148,6 +148,7 @@ def test_bucket_to_bucket_on_the_command_line(
         (["s3://night/nothing", "s3://day"], "No such file or folder, or nothing in it: s3://night/nothing"),
         (["s3://night", "s3://nowhere/out"], "No such bucket or folder: s3://nowhere"),
         (["https://example.org/night", "s3://day"], "https://example.org/night: the web lists no files"),
+        (["s3://night", "memory://day"], "a store that all workers share but got memory://day"),
         (["moon://night", "s3://day"], "a URL that fsspec reads but got moon://night"),
         (["s3://night/papers", "s3://day"], "No images in s3://night/papers"),
         (["s3://night/names", "s3://day"], "would become s3://day/a.png"),
