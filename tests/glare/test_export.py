@@ -76,17 +76,24 @@ def test_onnxruntime_computes_the_same(network: GLARE, file: Path, size: tuple[i
     np.testing.assert_allclose(run(file, low), expected, rtol=0, atol=1e-3)
 
 
-def test_openvino_computes_the_same(network: GLARE, file: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "most", "mean"),
+    # As it chooses, it computes in bfloat16 where a processor has that, and at a few places another code is found.
+    [({"INFERENCE_PRECISION_HINT": "f32"}, 1e-3, 1e-4), ({}, 0.5, 0.02)],
+    ids=["f32", "as it chooses"],
+)
+def test_openvino_computes_the_same(
+    how: dict[str, str], most: float, mean: float, network: GLARE, file: Path
+) -> None:
     openvino = pytest.importorskip("openvino")
-    exact = {
-        "INFERENCE_PRECISION_HINT": "f32"
-    }  # by default it computes in bfloat16 where a processor has that
-    compiled = openvino.Core().compile_model(str(file), "CPU", exact)
+    compiled = openvino.Core().compile_model(str(file), "CPU", how)
     for size in ((9, 17), (47, 130), (64, 80)):
         low = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
             expected = network(low).clamp(0, 1).numpy()
-        np.testing.assert_allclose(compiled({"low": low.numpy()})[0], expected, rtol=0, atol=1e-3)
+        difference = np.abs(compiled({"low": low.numpy()})[0] - expected)
+        assert difference.max() < most
+        assert difference.mean() < mean
 
 
 def test_ncnn_lacks_a_layer(file: Path, tmp_path: Path) -> None:
