@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # libavformat 62 (FFmpeg 8.1, in PyAV 18.1.0) reads H.264 in AVI one frame late: a stream without B-frames, written with
-# the stamps 0, 1, 2 ..., comes back with 1, 2, 3 ..., while its dts and its start_time say 0. MPEG-4 Part 2 in AVI and the
-# same H.264 in MP4 come back as they were. Sound beside it is so ahead by a frame. Hence glare/video/reading.py lets the frames of
-# an AVI begin where its stream says that it starts, and writes MPEG-4 Part 2.
+# the stamps 0, 1, 2 ..., comes back with 1, 2, 3 ..., while its dts and its start_time say 0. MPEG-4 Part 2 in AVI and
+# the same H.264 in MP4 come back as they were. Sound beside it is so ahead by a frame. Hence glare/video/reading.py
+# lets the frames of an AVI begin where its stream says that it starts, and writes MPEG-4 Part 2.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

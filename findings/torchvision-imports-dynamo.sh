@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `import torchvision` 0.29.1 imports torch._dynamo (95 modules, and sympy), which `import torch` 2.14.1 leaves alone: each
-# process that only reads or resizes a picture pays for the compiler, about as long as for torch itself (torch 3.7 s,
-# torchvision 3.3 s beside other work on two cores; 2.8 of 3.0 s are dynamo by -X importtime). torchvision.ops.roi_align asks torch._dynamo.utils
-# at its head whether compiling is supported, a few lines above a wrapper that is there so that dynamo is not imported.
-# Every command and worker that imports this library starts later by as much; nothing here can prevent it, as torchvision's
-# own __init__ imports its detectors.
+# `import torchvision` 0.29.1 imports torch._dynamo (95 modules, and sympy), which `import torch` 2.14.1 leaves alone:
+# each process that only reads or resizes a picture pays for the compiler, about as long as for torch itself (torch 3.7
+# s, torchvision 3.3 s beside other work on two cores; 2.8 of 3.0 s are dynamo by -X importtime).
+# torchvision.ops.roi_align asks torch._dynamo.utils at its head whether compiling is supported, a few lines above a
+# wrapper that is there so that dynamo is not imported. Every command and worker that imports this library starts later
+# by as much; nothing here can prevent it, as torchvision's own __init__ imports its detectors.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
