@@ -105,6 +105,12 @@ def bench(arguments: Sequence[str] | None = None, program: str = "-m detection b
         help="of faces that are labelled, as in DARK FACE: a person counts whose upper half holds a face's centre",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        help="times that each photograph is darkened, by the seeds from --seed on",
+    )
     parser.add_argument("--device", default=_device())
     parser.add_argument("--lpips", type=Path, help="state_dict of LPIPS-alex, for a column of that measure")
     parser.add_argument("--out", type=Path, default=Path("runs") / _name(program).split()[-1])
@@ -132,7 +138,9 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     grey = float("nan") if says_light else mean_grey(clean)
     dark_already = says_light or grey < NIGHT
     levels = args.levels.split(",") if args.levels else ["none"] if dark_already else list(LEVELS)
-    data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed)
+    data = clean if levels == ["none"] else darken(clean, *levels, seed=args.seed, draws=args.draws)
+    if args.draws != 1:
+        _check_draws(data, enhancers)
     detectors = _by_name(args.detector, lambda name: detector(name, device=args.device))
     for name, one in detectors.items():
         with blame(f"detector `{name}`"):
@@ -165,7 +173,8 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
         return
     table = results.table()
     warnings, overlaps = _leakage(results)
-    notes = [*warnings, *notes_on_bench(table, clean, list(detectors), args.seed, args.device)]
+    seeds = range(args.seed, args.seed + args.draws)
+    notes = [*warnings, *notes_on_bench(table, clean, list(detectors), seeds, args.device)]
     when = "As they were, before darkening:" if dark_already else "By day, before darkening:"
     for row in [] if day is None else _all_together(day.table()).to_dict("records"):
         of = f" {row['detector']}:" if len(detectors) > 1 else ""
@@ -177,11 +186,20 @@ def _bench(args: argparse.Namespace, typed: str) -> None:
     notes[faults:faults] = about
     print(rounded(overview(table)).to_string(index=False, na_rep=""))
     print("\n" + "\n".join(notes))
-    files = sorted({pictures.file(data.samples[number]) for number in results.samples})
+    shown = (data.samples[number] for number in results.samples)
+    files = sorted({pictures.file(sample) for sample in shown if sample.draw == 0})
     remove_pictures(args.out, files)
     made_with = _made_with(typed, results, detectors) | {"overlaps": overlaps, "pictures": files}
     write_bench(args.out, results, table, [without_folders(note) for note in notes], made_with)
     print(f"written to {args.out}: {args.out / 'report.html'} shows it all")
+
+
+def _check_draws(data: Dataset, enhancers: Mapping[str, Enhancer | Folder]) -> None:
+    if not any(sample.draw for sample in data.samples):
+        raise ValueError("Expected --draws 1 where photographs are not darkened: there is no noise to draw.")
+    for name, enhance in enhancers.items():
+        if isinstance(enhance, Folder):
+            raise ValueError(f"Expected --draws 1 with {name}, which holds one image of each photograph.")
 
 
 def _faces_as_persons(faces: Dataset) -> Dataset:

@@ -118,7 +118,7 @@ class Sample:
     """One labelled image; nothing is decoded before `load` is called.
 
     Attributes:
-        name: unique within its set at one light; also the key of the simulated noise.
+        name: unique within its set at one light and draw; also the key of the simulated noise.
         load: returns the (H, W, 3) uint8 RGB image; raises OSError or ValueError if the image cannot be read.
         boxes: (N, 4) float, x1 y1 x2 y2 in pixels of the image that `load` returns.
         labels: (N,) int, numbers in the set's `classes`.
@@ -130,6 +130,7 @@ class Sample:
         path: the file that `load` reads; None where the pixels are made when they are loaded.
         reference_path: the file that `reference` reads, or None.
         upright: whether `load` turns the pixels of the file as its EXIF orientation says.
+        draw: which of several draws of the simulated light and noise, from 0 up.
 
     >>> black = lambda: np.zeros((40, 60, 3), np.uint8)
     >>> sample = Sample("a", black, np.array([[5.0, 6.0, 15.0, 18.0]]), np.array([0]), np.array([False]))
@@ -149,10 +150,11 @@ class Sample:
     path: Path | None = None
     reference_path: Path | None = None
     upright: bool = False
+    draw: int = 0
 
     @property
     def scene(self) -> str:
-        """Key of the photographed scene, which all levels and exposures of one photograph share."""
+        """Key of the photographed scene, which all levels, exposures and draws of one photograph share."""
         return str(self.reference_path or self.path or self.name)
 
 

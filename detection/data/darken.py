@@ -36,21 +36,23 @@ _CLEAN = "clean"
 _ORIGIN = "glare-origin"
 
 
-def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
+def darken(dataset: Dataset, *levels: str, seed: int = 0, draws: int = 1) -> Dataset:
     """Return the set as it would look in little light, with the original as the clean reference.
 
     The images are darkened when they are loaded. The light and the noise of an image depend on
-    ``(seed, name, level)`` alone, so every load returns the same pixels. All levels of one photograph follow
-    each other. `write_darkened` writes the same images to files.
+    ``(seed, name, level)`` alone, so every load returns the same pixels. All levels and draws of one photograph
+    follow each other. `write_darkened` writes the same images to files.
 
     Args:
         dataset: a set in normal light.
         levels: one or more of mild, dark, extreme for a bare sensor (`glare.data.degrade.LEVELS`), and mild-phone,
             dark-phone, extreme-phone for a telephone (`detection.data.phone`).
         seed: seed of the lights and the noise.
+        draws: how many times each photograph is darkened at each level, by this seed and those that follow it. What
+            is measured then depends less on the luck of one draw; photographs are no more than before.
 
     Raises:
-        ValueError: if a level is unknown or none is given.
+        ValueError: if a level is unknown or none is given, or ``draws`` is not positive.
 
     >>> from detection import sample_set
     >>> night = darken(sample_set(), "dark", "extreme")
@@ -63,19 +65,23 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0) -> Dataset:
         if level.removesuffix(PHONE) not in LEVELS:
             known = ", ".join([*(f"{name}{PHONE}" for name in LEVELS), *LEVELS])
             raise ValueError(f"Expected argument `level` to be one of {known} but got {level!r}.")
+    if draws < 1:
+        raise ValueError(f"Expected argument `draws` to be positive but got {draws}.")
     samples = [
         replace(
             sample,
-            load=partial(_load_darkened, sample.load, sample.name, level, seed),
+            load=partial(_load_darkened, sample.load, sample.name, level, seed + draw),
             light=level,
             reference=sample.load,
             path=None,
             reference_path=sample.path,
+            draw=draw,
         )
         for sample in dataset.samples
         for level in levels
+        for draw in range(draws)
     ]
-    return dataset.replace(samples=tuple(samples), left_out=dataset.left_out * len(levels))
+    return dataset.replace(samples=tuple(samples), left_out=dataset.left_out * len(levels) * draws)
 
 
 def mean_grey(dataset: Dataset) -> float:

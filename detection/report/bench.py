@@ -26,6 +26,8 @@ from detection.results import Results
 class Pictures:
     """One side-by-side picture per photograph: a row per light, the labelled image, then every enhancer.
 
+    Of several draws of the noise it shows the first.
+
     Args:
         folder: where they are written.
         dataset: the set.
@@ -41,6 +43,8 @@ class Pictures:
 
     def __call__(self, sample: Sample, seen: Mapping[str, tuple[Pixels, Detections]]) -> None:
         """Draw a sample, see `detection.runner.OnImage`."""
+        if sample.draw > 0:
+            return
         if sample.name != self._name:
             self._name, self._rows = sample.name, []
         labelled = Detections(sample.boxes, np.ones(len(sample.boxes)), sample.labels)
@@ -141,7 +145,7 @@ def _charts(results: Results, table: pd.DataFrame) -> Iterator[tuple[str, str, C
 
 
 def notes_on_bench(
-    table: pd.DataFrame, dataset: Dataset, detectors: Sequence[str], seed: int, device: str
+    table: pd.DataFrame, dataset: Dataset, detectors: Sequence[str], seeds: range, device: str
 ) -> list[str]:
     """Return notes that a reader needs to judge the table.
 
@@ -149,7 +153,7 @@ def notes_on_bench(
         table: of `detection.evaluate`.
         dataset: the set, before it was darkened.
         detectors: their names.
-        seed: of the noise.
+        seeds: of the noise, one for each draw.
         device: where everything was computed.
     """
     rows = table[table["light"] != "all"] if "place" not in table else table
@@ -158,11 +162,13 @@ def notes_on_bench(
     if len(sizes) > 3:
         rests = f"{sizes['images'].min()} to {sizes['images'].max()} images"
     darkened = table["PSNR"].notna().any()
+    by = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
     notes = [
         f"Each row rests on {rests}{f': {dataset.note}' if dataset.note else ''}.",
         f"Used {table.attrs['used']} of {table.attrs['of']} images; what failed anywhere counts in no row.",
-        f"Detector {', '.join(detectors)}, seed {seed}, {device}."
-        + (" All rows of a light saw the same noise." if darkened else ""),
+        f"Detector {', '.join(detectors)}, {by}, {device}."
+        + (" All rows of a light saw the same noise." if darkened else "")
+        + (f" Each photograph was darkened {len(seeds)} times." if len(seeds) > 1 else ""),
         f"mAP by pycocotools over the classes that occur, of the {len(dataset.classes)} that were asked for; boxes of "
         "others are left out (`--classes`). VOC_AP50: the area under the precision-recall curve, as in "
         "PASCAL VOC since 2010.",

@@ -151,6 +151,33 @@ def test_two_photographs(
         assert picture.height > 2 * 260  # two lights of a 600×400 photograph
 
 
+def test_several_draws_of_the_noise(main: Callable[[list[str]], None], two: Path, tmp_path: Path) -> None:
+    data, out = two / "annotations.json", tmp_path / "out"
+    main(f"--data {data} --enhancers raw --levels dark --seed 3 --draws 2 --device cpu --out {out}".split())
+    (row,) = read(out / "results.csv")
+    night = darken(read_coco(data), "dark", seed=3, draws=2)
+    (expected,) = evaluate(night, {"raw": enhancer("raw")}, detector()).to_dict("records")
+    assert (row["images"], row["boxes"]) == ("4", "6")
+    for column in ("mAP50", "PSNR"):
+        assert float(row[column]) == pytest.approx(expected[column], abs=0.006)
+    assert "seeds 3 to 4, cpu." in (out / "results.md").read_text()
+    with Image.open(out / "coffee.jpg") as picture:
+        assert picture.height < 2 * 260  # the first draw alone
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("--levels none --draws 2", "Expected --draws 1 where photographs are not darkened"),
+        ("--levels dark --draws 0", "`draws` to be positive but got 0"),
+        ("--levels dark --draws 2 --enhancers raw,folder:{}", "Expected --draws 1 with folder:"),
+    ],
+)
+def test_draws_that_make_no_sense(main: Callable[[list[str]], None], two: Path, how: str, told: str) -> None:
+    with pytest.raises(SystemExit, match=told):
+        main([*f"--data {two / 'annotations.json'} --device cpu".split(), *how.format(two).split()])
+
+
 def test_names_are_kept_apart_and_old_charts_go(
     main: Callable[[list[str]], None], ours: Path, two: Path
 ) -> None:

@@ -154,7 +154,26 @@ class TestDarken:
             ("zidane.jpg", "extreme"),
         ]
 
+    def test_several_draws(self) -> None:
+        clean = sample_set()
+        cat = clean.replace(samples=clean.samples[3:4], left_out=1)
+        both = darken(cat, "dark", "mild", seed=4, draws=2)
+        assert [(s.light, s.draw) for s in both.samples] == [
+            ("dark", 0),
+            ("dark", 1),
+            ("mild", 0),
+            ("mild", 1),
+        ]
+        assert both.left_out == 4
+        assert {sample.scene for sample in both.samples} == {cat.samples[0].scene}
+        for draw in (0, 1):
+            alone = darken(cat, "dark", seed=4 + draw).samples[0]
+            assert np.array_equal(both.samples[draw].load(), alone.load())
+        assert not np.array_equal(both.samples[0].load(), both.samples[1].load())
+
     def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="`draws` to be positive but got 0"):
+            darken(sample_set(), "dark", draws=0)
         with pytest.raises(ValueError, match="mild, dark, extreme but got 'dusk'"):
             darken(sample_set(), "dusk")
         with pytest.raises(ValueError, match="at least one light level"):

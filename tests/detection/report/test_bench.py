@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,26 @@ def test_a_picture_for_each_photograph_with_a_row_for_each_light(tmp_path: Path)
         assert picture.height > 2 * 400  # two lights of a square
 
 
+def test_of_several_draws_the_first_is_shown(tmp_path: Path) -> None:
+    data = squares(count=1)
+    pictures = Pictures(tmp_path, data)
+    for draw in (1, 0, 2):
+        one = replace(data.samples[0], draw=draw)
+        pictures(one, {"raw": (one.load(), found([], [], []))})
+        if draw == 1:
+            assert not list(tmp_path.iterdir())
+    with Image.open(tmp_path / "0.jpg") as picture:
+        assert picture.height < 2 * 400
+
+
+def test_notes_of_several_draws() -> None:
+    data = squares(count=10)
+    table = evaluate(data, {"raw": raw}, Bright())
+    text = "\n".join(notes_on_bench(table, data, ["bright"], range(3, 6), "cpu"))
+    assert "Detector bright, seeds 3 to 5, cpu." in text
+    assert "Each photograph was darkened 3 times." in text
+
+
 def test_only_what_an_earlier_run_names_is_removed(tmp_path: Path) -> None:
     for name in ("old.jpg", "kept.jpg", "mine.jpg"):
         (tmp_path / name).write_text("")
@@ -37,9 +58,12 @@ def test_only_what_an_earlier_run_names_is_removed(tmp_path: Path) -> None:
 def test_notes(device: str) -> None:
     data = squares(count=10)
     table = evaluate(data, {"raw": raw, "black": np.zeros_like}, Bright())
-    text = "\n".join(notes_on_bench(table, Dataset(data.samples, note="squares"), ["bright"], 3, device))
+    text = "\n".join(
+        notes_on_bench(table, Dataset(data.samples, note="squares"), ["bright"], range(3, 4), device)
+    )
     assert "Each row rests on 10 images with 10 boxes: squares." in text
     assert f"Detector bright, seed 3, {device}." in text
     assert "Each of the 1 intervals has a chance of 5 %" in text
+    assert "was darkened" not in text
     assert ("torch's tensors on the GPU" in text) == device.startswith("cuda")
     assert "NIQE" not in text
