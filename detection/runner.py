@@ -78,7 +78,7 @@ def evaluate(
 
     Raises:
         ValueError: if a detector knows no class of the set, no image has a box to find, there is no metric of a name,
-            or no image is without a fault.
+            a folder is to stand for several draws of the noise, or no image is without a fault.
 
     >>> from detection import darken, enhancer, sample_set
     >>> night = darken(sample_set(), "dark")
@@ -110,6 +110,13 @@ def collect(
         detectors = {}
     elif not isinstance(detectors, Mapping):
         detectors = {"": detectors}
+    several = any(sample.draw for sample in dataset.samples)
+    for name, enhance in enhancers.items():
+        if several and isinstance(enhance, Folder):
+            raise ValueError(
+                f"Expected --draws 1 with {name}, or argument `draws` of `darken` to be 1: a folder holds one image of "
+                "each photograph and light."
+            )
     rank, processes = _process()
     enhancers, failing = try_out(enhancers, dataset)
     for fault in failing if progress and rank == 0 else ():

@@ -41,7 +41,7 @@ def darken(dataset: Dataset, *levels: str, seed: int = 0, draws: int = 1) -> Dat
 
     The images are darkened when they are loaded. The light and the noise of an image depend on
     ``(seed, name, level)`` alone, so every load returns the same pixels. All levels and draws of one photograph
-    follow each other. `write_darkened` writes the same images to files.
+    follow each other. `write_darkened` writes the same images of one draw to files.
 
     Args:
         dataset: a set in normal light.

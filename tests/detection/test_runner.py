@@ -193,6 +193,13 @@ class TestFaults:
             assert rows[name]["day", "folder"] == rows[name]["day", "lift"] != rows[name]["day", "raw"]
         assert np.isnan(rows["ms"]["day", "folder"])  # nobody knows
 
+    def test_a_folder_does_not_stand_for_several_draws(self, tmp_path: Path) -> None:
+        Image.fromarray(square(9)).save(tmp_path / "0.png")
+        data = squares(count=1)
+        twice = data.replace(samples=(data.samples[0], replace(data.samples[0], draw=1)))
+        with pytest.raises(ValueError, match="Expected --draws 1 with theirs, or argument `draws`"):
+            evaluate(twice, {"raw": raw, "theirs": Folder(tmp_path)}, Bright())
+
 
 class TestSeveralDetectors:
     def test_rows_of_each(self) -> None:
